@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -18,10 +19,12 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,7 @@ REPOSITORY = "bench/blobs"
 ROOT = Path(__file__).parents[1]
 """The directory in which `python -m p2pd` and `python -m benchmarks.receive` work without an installation."""
 
-START_BOUND_S = 30.0
+START_BOUND_S = 120.0
 STOP_BOUND_S = 40.0  # p2pd's shutdown_grace_s is 30
 POLL_INTERVAL_S = 0.005
 
@@ -82,11 +85,12 @@ _given_ports: set[int] = set()
 
 def free_port() -> int:
     """A loopback port that nobody uses, below the kernel's range for outgoing connections and for listeners that take
-    any port (32768 and up), so that none of them takes it before the program that it is meant for. It is given once.
+    any port (32768 and up), so that none of them takes it before the program that it is meant for. It is given once,
+    and to no other process of this user as long as this one runs.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
-        if port in _given_ports:
+        if port in _given_ports or not _reserve(port):
             continue
         _given_ports.add(port)
         with socket.socket() as probe:
@@ -96,6 +100,22 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def _reserve(port: int) -> bool:
+    """Returns whether no other process has been given the port: each locks the byte of that number in one file."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _reservations() -> int:
+    """The file, which stays open: the kernel ends the locks of a process with it, or when it closes the file once."""
+    path = Path(tempfile.gettempdir()) / f"p2pd-ports-{os.geteuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def free_address() -> str:

@@ -93,6 +93,18 @@ def test_each_row_of_the_threat_model_says_what_stops_it_and_where() -> None:
         assert all((ROOT / place).exists() for place in places), row
 
 
+def test_tests_have_one_patience() -> None:
+    """A bound of a test's own is too short on a busy machine: `PATIENCE_S`, or a long one for what is installed."""
+    bounds = re.compile(r"(?:\btimeout(?:_s)?=|asyncio\.timeout\(|settimeout\(|mark\.timeout\()([\d.]+)[,)]")
+    short = {
+        f"{file.relative_to(ROOT)}: {found[0]}"
+        for file in (ROOT / "tests").rglob("*.py")
+        for found in bounds.finditer(file.read_text())
+        if 1 < float(found[1]) < 900  # what ends within a second is waited for in vain
+    }
+    assert not short
+
+
 def test_kubernetes_runs_the_image_of_this_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     images = re.findall(r"image: .*\bp2pd:(\S+)", (ROOT / "docker" / "kubernetes.yaml").read_text())

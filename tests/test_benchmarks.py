@@ -178,6 +178,12 @@ def test_a_program_is_ended_with_its_block(tmp_path: Path) -> None:
     assert program.process.poll() is not None
 
 
+def test_a_port_is_given_to_no_other_process() -> None:
+    code = f"from benchmarks import programs; print(programs._reserve({programs.free_port()}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=programs.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_ab_s_rate_is_read_only_when_all_requests_succeeded() -> None:
     assert load.ab_rate(AB_REPORT, 100) == 1754.39
     for broken in (

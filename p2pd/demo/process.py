@@ -104,14 +104,14 @@ class DaemonProcess:
                 self._changed.wait(_LOOK_EVERY_S)
             check()
 
-    def wait(self) -> int:
-        """Wait until the process has ended, and kill it if it takes long; returns its exit code."""
+    def wait(self, within_s: float = _STOP_WITHIN_S) -> int:
+        """Wait until the process has ended, and kill it if it takes longer; returns its exit code."""
         try:
-            self.process.wait(_STOP_WITHIN_S)
+            self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._reader.join(_STOP_WITHIN_S)
+        self._reader.join(within_s)
         return self.process.returncode
 
     def _read(self) -> None:

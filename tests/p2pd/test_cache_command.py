@@ -29,6 +29,7 @@ from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint
 from tests.p2pd.admin import Admin, serve
 from tests.support.images import Image, content_of, digest_of, make_image
+from tests.support.registry_server import PATIENCE_S
 
 TTL_S = 1000.0
 CONTENTS = (b"first blob", b"second blob")
@@ -241,7 +242,7 @@ def test_the_log_is_no_part_of_the_output(tmp_path: Path, unused_address: str) -
     (tmp_path / "store/blobs" / name[:2] / name).write_bytes(b"First blob")
     flags = ["--admin", unused_address, "--data", str(tmp_path / "store"), "--config", os.devnull, "--json"]
     argv = [sys.executable, "-m", "p2pd", "cache", "verify", *flags]
-    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(argv, capture_output=True, timeout=PATIENCE_S, check=False)
     assert json.loads(done.stdout) == {"checked": 2, "bad": [DIGESTS[0]]}
     assert b"a blob was lost" in done.stderr
 

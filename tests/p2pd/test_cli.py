@@ -28,6 +28,7 @@ from p2pd.config.values import ConfigError, parse_address, show_room
 from peer.errors import P2pdError
 from peer.store import Store
 from tests.p2pd.admin import Admin, serve
+from tests.support.registry_server import PATIENCE_S
 
 
 def p2pd(*args: str, **environ: str) -> Result:
@@ -40,7 +41,7 @@ def test_help_names_every_command_and_imports_none() -> None:
     shown = " ".join(result.stdout.split())
     assert all(f" {name} {text}" in shown for name, text in COMMANDS.items())
     code = "import sys, p2pd.cli.app; sys.exit(bool({'pydantic', 'structlog', 'aiohttp', 'rich'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0
 
 
 def test_help_fills_the_terminal() -> None:
@@ -103,7 +104,7 @@ def test_completion_completes_commands(shell: str) -> None:
     argv = [sys.executable, "-m", "p2pd"]
     words = {"COMP_WORDS": "p2pd sta", "COMP_CWORD": "1" if shell != "fish" else "sta"}
     environ = {**os.environ, "_P2PD_COMPLETE": f"{shell}_complete", **words}
-    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert "status" in done.stdout
     assert "scheduler" not in done.stdout
 

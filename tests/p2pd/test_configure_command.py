@@ -19,7 +19,7 @@ from p2pd.config.values import Address
 from p2pd.configure import dockerd
 from p2pd.configure.runtime import ConfigureError
 from tests.p2pd.memory_tree import MemoryTree
-from tests.support.registry_server import Answering, RegistryServer
+from tests.support.registry_server import PATIENCE_S, Answering, RegistryServer
 
 
 def run(root: Path, *arguments: str) -> Result:
@@ -229,7 +229,7 @@ def test_dockerd_is_found_by_its_pidfile_and_signalled(process: subprocess.Popen
     assert found.pid == process.pid
     dockerd.refuse_flags(found)
     assert dockerd.reload(found)
-    assert process.wait(timeout=10) == -signal.SIGHUP
+    assert process.wait(timeout=PATIENCE_S) == -signal.SIGHUP
     assert not dockerd.reload(found)
     assert dockerd.running(MemoryTree(pidfile(process.pid))) is None
 

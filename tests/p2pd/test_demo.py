@@ -17,11 +17,10 @@ from rich.console import Console
 from p2pd.demo.image import build_image
 from p2pd.demo.run import DemoPlan, run_demo
 from p2pd.demo.shutdown import EndedError, Shutdown, until_ended
+from tests.support.registry_server import PATIENCE_S
 
 NODES = 3
 SIZE = "6MiB"
-PATIENCE_S = 120.0
-"""How long the whole of it may take on a machine that does much else."""
 
 
 def start(folder: Path, *flags: str) -> subprocess.Popen[str]:

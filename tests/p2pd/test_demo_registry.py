@@ -11,6 +11,7 @@ import pytest
 
 from p2pd.demo.image import BuiltImage, build_image
 from p2pd.demo.registry import DemoRegistry
+from tests.support.registry_server import PATIENCE_S
 
 BASE = "/v2/library/demo"
 
@@ -29,7 +30,7 @@ def registry(image: tuple[Path, BuiltImage]) -> Iterator[DemoRegistry]:
 
 
 def ask(registry: DemoRegistry, method: str, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(urlsplit(registry.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(registry.url).netloc, timeout=PATIENCE_S)
     try:
         connection.request(method, path, headers=headers)
         response = connection.getresponse()

@@ -27,6 +27,7 @@ from p2pd.doctor.environment import (
     real,
     space,
 )
+from tests.support.registry_server import PATIENCE_S
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,7 +58,7 @@ def serve() -> Iterator[Callable[[socketserver.BaseServer], None]]:
     yield start
     for server, thread in running:
         server.shutdown()
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE_S)
         server.server_close()
 
 

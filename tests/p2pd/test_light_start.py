@@ -8,6 +8,8 @@ from typing import Final
 
 import pytest
 
+from tests.support.registry_server import PATIENCE_S
+
 FOR_OTHERS: Final = (
     "scheduler.core.scheduler",
     "scheduler.shell.server",
@@ -62,5 +64,5 @@ def test_both_daemons_import_aiohttp_so(command: str) -> None:
         "module.import_aiohttp = lambda: sys.exit('before' if 'aiohttp' not in sys.modules else 'after')\n"
         "module.%s.main(['--data', '/dev/null/none'])\n" % command
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.stderr.splitlines()[-1] == "before"

@@ -64,7 +64,7 @@ def test_lines_come_in_order(pipe: Pipe) -> None:
     writer = LogWriter(pipe.writing, notice)
     for number in range(100):
         writer.put(f"line {number}")
-    writer.close()
+    writer.close(PATIENCE_S)
     assert read_lines(pipe.reading, "line 99") == [f"line {number}" for number in range(100)]
     assert writer.dropped == 0
 
@@ -79,7 +79,7 @@ def test_nobody_waits_for_a_reader_that_has_stopped_and_what_is_lost_is_told(pip
     assert writer.dropped >= 50 - 3 - 1  # three wait, and one may be in the thread's hands
     for _ in range(filled // 4096):
         os.read(pipe.reading, 4096)
-    writer.close()
+    writer.close(PATIENCE_S)
     os.close(pipe.writing)
     with open(pipe.reading, closefd=False) as log:
         lines = log.read().splitlines()
@@ -100,7 +100,7 @@ def test_a_closed_pipe_costs_the_lines_and_nothing_else(pipe: Pipe) -> None:
     os.close(pipe.reading)
     writer.put("one")
     writer.put("two")
-    writer.close()
+    writer.close(PATIENCE_S)
     assert writer.dropped == 2
 
 
@@ -113,7 +113,7 @@ def test_a_full_disk_costs_the_lines_and_the_count_is_told_once_there_is_room(pi
         pass
     os.dup2(pipe.writing, full)  # there is room
     writer.put("kept")
-    writer.close()
+    writer.close(PATIENCE_S)
     assert read_lines(pipe.reading, "kept") == ["1 lost", "kept"]
     os.close(full)
 
@@ -125,7 +125,7 @@ def test_a_descriptor_that_does_not_block_is_waited_for(pipe: Pipe) -> None:
     writer.put("line")
     while b"line\n" not in os.read(pipe.reading, 4096):
         pass
-    writer.close()
+    writer.close(PATIENCE_S)
     assert writer.dropped == 0
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pd.daemon import logs
+from tests.support.registry_server import PATIENCE_S
 
 log = logs.get("p2pd.test")  # as modules have it: made before anything is set up
 
@@ -147,4 +148,4 @@ def test_numbers_are_not_secrets() -> None:
 def test_rich_is_not_imported_for_the_log() -> None:
     """45 ms and 3 MiB of the daemon's start."""
     code = "import sys; from p2pd.daemon import logs; sys.exit('rich' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0

@@ -19,6 +19,7 @@ from p2pd.plan.cluster import Cluster
 from p2pd.plan.prediction import Budget, PlanError, Prediction, predict, scenario_of, shrunk
 from p2pd.plan.rates import parse_rate, show_rate
 from p2pd.simulation.result import limit_s, registry_s
+from tests.support.registry_server import PATIENCE_S
 
 MIB: Final = 2**20
 GBIT: Final = 125e6
@@ -232,4 +233,4 @@ def test_nothing_of_the_simulator_is_imported_before_it_is_needed() -> None:
     code = (
         "import sys, p2pd.cli.plan; sys.exit(bool({'trio', 'p2pd.simulation', 'rich', 'p2pd.plan'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0

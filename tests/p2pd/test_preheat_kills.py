@@ -102,6 +102,7 @@ def test_a_result_stands_when_its_host_is_killed(scheduler: Scheduler, tmp_path:
         until(lambda: scheduler.has_hosts(1))
         later = ordered()
         until(lambda: scheduler.job(later)["state"] == "succeeded")
+        until(lambda: later in orders_of(node))
         assert orders_of(node) == [later], "it is not told again of what is over"
         assert scheduler.job(job)["results"] == [result]
         assert registry.sent.total() == sent, "nothing is fetched again"

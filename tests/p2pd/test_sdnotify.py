@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from p2pd.daemon.sdnotify import Notifier
+from tests.support.registry_server import PATIENCE_S
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -19,7 +20,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
     name = str(tmp_path / "notify") if request.param == "path" else f"@p2pd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(name.replace("@", "\0", 1) if name.startswith("@") else name)
-        listening.settimeout(10)
+        listening.settimeout(PATIENCE_S)
         yield listening, name
 
 

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 from p2pd.demo.process import DaemonProcess, command
@@ -83,7 +84,7 @@ def fill(registry: ImageRegistry, operators: ImageRegistry, elsewhere: ImageRegi
 def said_by(words: tuple[str, ...], environ: dict[str, str]) -> bytes:
     argv = [sys.executable, "-m", "p2pd", *words]
     variables = {**os.environ, "P2PD_CONFIG": os.devnull, **environ}
-    done = subprocess.run(argv, capture_output=True, env=variables, timeout=60, check=False)
+    done = subprocess.run(argv, capture_output=True, env=variables, timeout=PATIENCE_S, check=False)
     return done.stdout + done.stderr
 
 
@@ -117,7 +118,12 @@ def bundled(directory: Path, environ: dict[str, str], daemon: DaemonProcess) -> 
 
 
 def files_in(directory: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    found = {}
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # the daemon has removed it meanwhile
+            if path.is_file():
+                found[str(path)] = path.read_bytes()
+    return found
 
 
 def test_no_secret_stays(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def running(tmp_path: Path, name: str, **options: object) -> Iterator[Daemon]:
         daemon.close()
 
 
+def metrics(daemon: Daemon) -> str:
+    with daemon.get_admin("/metrics") as response:
+        return response.read().decode()
+
+
 def refused_preheat(daemon: Daemon) -> tuple[int, str]:
     """The status and the text that an order for a preheat is answered with."""
     connection = http.client.HTTPConnection(*daemon.address("admin"), timeout=PATIENCE_S)
@@ -109,8 +114,7 @@ def test_two_of_them_are_one(tmp_path: Path, with_password: RedisServer, ca: dic
         assert "redis is unreachable since" in a.admin_json("/readyz")[1]["reasons"][0]
         assert refused_preheat(a)[0] == 503
         assert "redis is unreachable since" in refused_preheat(a)[1]
-        with a.get_admin("/metrics") as response:
-            assert "p2pd_redis_reached 0.0" in response.read().decode()
+        until(lambda: "p2pd_redis_reached 0.0" in metrics(a))
         with_password.thaw()
         until(lambda: a.admin_json("/readyz")[0] == b.admin_json("/readyz")[0] == 200)
         told = [each for each in a.events if "nothing new is promised" in str(each.get("event"))]

@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 import pytest
 
 from p2pd.page import FILES
+from tests.support.registry_server import PATIENCE_S
 
 ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = ROOT / "docker" / "Dockerfile"
@@ -86,7 +87,7 @@ def copy_as_docker_does(to: Path) -> None:
 
 def pip(*args: str, cwd: Path) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *args]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=2 * PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -114,7 +115,7 @@ def python(wheel: Path) -> Run:
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-S", "-P", *args]
         return subprocess.run(
-            command, cwd=installed, env=environ, capture_output=True, text=True, check=False, timeout=100
+            command, cwd=installed, env=environ, capture_output=True, text=True, check=False, timeout=PATIENCE_S
         )
 
     return run

@@ -16,8 +16,9 @@ from peer.readers import Readers
 from peer.store import Store
 from peer.tasks import BackgroundTasks
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
-from tests.peer.fakes import PATIENCE_S, FakeOrigin, content_of
+from tests.peer.fakes import FakeOrigin, content_of
 from tests.peer.origin_conformance import digest_of
+from tests.support.registry_server import PATIENCE_S
 
 T = TypeVar("T")
 

@@ -17,9 +17,7 @@ from typing import Literal, Self
 from peer.errors import OriginBrokenError, OriginRefusedError, OriginUnreachableError
 from peer.origin.api import Answer, ContentRef, Credential
 from tests.peer.origin_conformance import digest_of
-
-PATIENCE_S = 30.0
-"""Long enough for any machine; a test that waits so long has failed."""
+from tests.support.registry_server import PATIENCE_S
 
 
 def content_of(size_bytes: int, seed: int = 0) -> bytes:

@@ -16,6 +16,7 @@ from peer.errors import OriginBrokenError, OriginRefusedError, OriginUnreachable
 from peer.oci.digest import Digest
 from peer.oci.manifest import OCI_IMAGE, OCI_INDEX
 from peer.origin.api import Body, ContentRef, Credential, Kind, Origin
+from tests.support.registry_server import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -198,7 +199,7 @@ class OriginConformance:
             assert body.readinto(memoryview(bytearray(10))) == 10
             aborting = threading.Thread(target=body.abort)
             aborting.start()
-            aborting.join(10)
+            aborting.join(PATIENCE_S)
             with pytest.raises(OriginBrokenError):
                 read_all(body)
 

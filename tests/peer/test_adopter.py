@@ -30,6 +30,7 @@ from tests.peer.download_fixtures import run
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import a_store, files_in, flip, hold, hold_part, open_store
+from tests.support.registry_server import PATIENCE_S
 
 SMALL, LARGE = content_of(5000, 1), content_of(3_000_000, 2)
 DIGEST = digest_of(LARGE)
@@ -624,7 +625,7 @@ def test_a_directory_that_comes_later_is_watched_from_then_on(tmp_path: Path) ->
             Runtime(content)
 
     async def scene() -> None:
-        async with BackgroundTasks() as tasks, asyncio.timeout(20):
+        async with BackgroundTasks() as tasks, asyncio.timeout(PATIENCE_S):
             tasks.start(watch([content / "blobs" / "sha256"], changed.set, rest))
             await changed.wait()
 
@@ -649,7 +650,7 @@ def test_changes_are_noticed_by_themselves(store: Store, runtime: Runtime) -> No
     store.on_removed = lambda _: changed.set()
 
     async def until() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await changed.wait()
         changed.clear()
 

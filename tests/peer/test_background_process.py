@@ -23,9 +23,9 @@ from peer.background.process import Process
 from peer.background.ticket import Authority, Ticket, parse_ticket
 from peer.background.torrents import MAX_SERVED
 from tests.support.ports import free_port
+from tests.support.registry_server import PATIENCE_S
 
 PIECE = 256 * 1024
-PATIENCE_S = 60.0
 LOOPBACK = "127.0.0.1"
 
 

@@ -19,8 +19,8 @@ from peer.peer_piece import Pace, PeerPiece, PieceSource
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
-from tests.peer.test_background_process import PATIENCE_S as PROCESS_PATIENCE_S
 from tests.peer.test_background_process import Pair, pair
+from tests.support.registry_server import PATIENCE_S as PROCESS_PATIENCE_S
 
 __all__ = ["pair"]
 
@@ -136,6 +136,7 @@ def test_a_neighbour_that_never_brought_anything_is_left_alone(pair: Pair, store
 
 def test_after_a_first_piece_an_end_costs_the_ticket_alone(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store, proven=False)
+    near.transport.patience_s = PROCESS_PATIENCE_S
     assert near.fetch(0) == near.data[:MIN_PIECE_BYTES]
     assert near.ticket.proven
     pair.there.close()

@@ -21,8 +21,9 @@ from peer.store import Blob, Landed, Store
 from peer.store.blob import EMPTY_DIGEST
 from peer.store.record import ENTRY_BYTES, Header, decode, encode_entry, encode_header
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
-from tests.peer.fakes import PATIENCE_S, content_of
+from tests.peer.fakes import content_of
 from tests.peer.store_fixtures import a_store, create, flip, hold, hold_part, land, open_store
+from tests.support.registry_server import PATIENCE_S
 
 PIECE = MIN_PIECE_BYTES
 CONTENT = content_of(7 * PIECE + 1000)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from peer.store.buffers import BufferPool
-from tests.peer.fakes import PATIENCE_S
+from tests.support.registry_server import PATIENCE_S
 
 
 def test_a_buffer_has_the_size_that_was_asked_for_and_is_writable() -> None:

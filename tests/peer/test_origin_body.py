@@ -178,7 +178,7 @@ class TestResuming:
     def test_after_a_stall(self, server: RegistryServer, came: int) -> None:
         """What came before it counts, though it is too little to wake who waits for it."""
         server.script(cut(Answering(200, CONTENT), came, "hang"))
-        with origin_at(server, stall_s=0.05) as origin:
+        with origin_at(server, stall_s=0.5) as origin:
             assert read_all(origin) == CONTENT
         assert ranges(server) == [None, f"bytes={came}-{LAST}"]
 

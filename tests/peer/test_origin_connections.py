@@ -125,7 +125,7 @@ class TestAddresses:
                 ports = (silent.port, server.port)
                 return [(socket.AF_INET, socket.SOCK_STREAM, 0, ("127.0.0.1", port)) for port in ports]
 
-            with origin_at("http://registry.test", resolve=resolve, stall_s=0.05) as origin:
+            with origin_at("http://registry.test", resolve=resolve, stall_s=0.5) as origin:
                 for _ in range(2):
                     assert origin.request("GET", "", credential=NOBODY).status == 200
                     server.rule = lambda _: Answering(200, b"hello", {"Connection": "close"})

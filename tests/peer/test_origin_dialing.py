@@ -15,6 +15,8 @@ from tests.support.ports import refusing
 from tests.support.registry_server import PATIENCE_S
 
 PLACE = ("registry.test", 443)
+TRIES = 20
+"""Of which one is quick, on a machine that does much else too."""
 
 
 def v4(host: str, port: int) -> Address:
@@ -57,6 +59,12 @@ def connected_to(dialer: Dialer, timeout_s: float = PATIENCE_S) -> object:
         return connected.getpeername()
 
 
+def took_s(dialer: Dialer, to: Address) -> float:
+    began = time.monotonic()
+    assert connected_to(dialer) == to[3]
+    return time.monotonic() - began
+
+
 def test_the_families_take_turns_and_what_worked_comes_first() -> None:
     a, b, c = (v6(f"2001:db8::{number}", 443) for number in (1, 2, 3))
     d, e = (v4(f"192.0.2.{number}", 443) for number in (1, 2))
@@ -69,17 +77,14 @@ def test_the_families_take_turns_and_what_worked_comes_first() -> None:
 def test_addresses_without_an_answer_cost_a_moment_each_and_once(silent: Address) -> None:
     with listening() as good:
         dialer = Dialer(lambda *_: [silent, silent, good])
-        for least_s, most_s in ((2 * ATTEMPT_DELAY_S, PATIENCE_S / 2), (0.0, ATTEMPT_DELAY_S)):
-            began = time.monotonic()
-            assert connected_to(dialer) == good[3]
-            assert least_s <= time.monotonic() - began < most_s
+        assert took_s(dialer, good) >= 2 * ATTEMPT_DELAY_S
+        assert min(took_s(dialer, good) for _ in range(TRIES)) < ATTEMPT_DELAY_S
 
 
 def test_an_address_that_refuses_costs_nothing(refused: Address) -> None:
     with listening() as good:
-        began = time.monotonic()
-        assert connected_to(Dialer(lambda *_: [refused] * 9 + [good])) == good[3]
-        assert time.monotonic() - began < ATTEMPT_DELAY_S
+        dialers = [Dialer(lambda *_: [refused] * 9 + [good]) for _ in range(TRIES)]
+        assert min(took_s(each, good) for each in dialers) < ATTEMPT_DELAY_S
 
 
 def test_what_worked_once_may_fail_later(refused: Address) -> None:

@@ -17,6 +17,7 @@ from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from tests.peer.download_fixtures import DIGEST, PIECE, source
 from tests.peer.fakes import FakeOrigin
+from tests.support.registry_server import PATIENCE_S
 
 
 @dataclass
@@ -107,7 +108,7 @@ def test_a_thread_without_memory_waits_for_what_the_other_lands(
             origin.wait_for(lambda: origin.waiting == 1)  # by the second thread
             begins.set()
         elif index == 1:
-            assert lands.wait(10)
+            assert lands.wait(PATIENCE_S)
             blob = store.acquire(DIGEST)
             assert blob is not None
             blob.release()

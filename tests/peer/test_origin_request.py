@@ -270,7 +270,7 @@ class TestDeadline:
     def test_one_that_hangs_leaves_time_for_the_next(self, server: RegistryServer, replica: RegistryServer) -> None:
         server.script(HANG)
         replica.script(HELLO)
-        with origin_at(server, replica, metadata_s=0.4) as origin:
+        with origin_at(server, replica, metadata_s=1.0) as origin:
             assert origin.request("GET", "", credential=NOBODY).body == b"hello"
 
     def test_backoff_ends_at_it(self, server: RegistryServer) -> None:

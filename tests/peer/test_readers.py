@@ -28,11 +28,12 @@ from tests.peer.download_fixtures import (
     started,
     until,
 )
-from tests.peer.fakes import PATIENCE_S, FakeOrigin
+from tests.peer.fakes import FakeOrigin
 from tests.peer.lanes import Wide
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import hold_part
 from tests.peer.swarm_fixtures import RAW, scripted
+from tests.support.registry_server import PATIENCE_S
 
 
 class TestOneFetchForAll:

@@ -8,6 +8,7 @@ from peer.net.scheduler_clients import SchedulerClients
 from peer.tasks import BackgroundTasks
 from scheduler.protocol.from_host import Hello
 from tests.support.node import asynchronous, until
+from tests.support.registry_server import PATIENCE_S
 
 URL = "http://127.0.0.1:1"
 
@@ -25,7 +26,7 @@ def clients_of(background: BackgroundTasks) -> SchedulerClients:
 
 @asynchronous
 async def test_a_list_that_changes_leaves_nothing_behind() -> None:
-    async with asyncio.timeout(10), BackgroundTasks() as background:
+    async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
         clients = clients_of(background)
         for number in range(20):
             clients.keep([f"{URL}/{number}"])
@@ -36,7 +37,7 @@ async def test_a_list_that_changes_leaves_nothing_behind() -> None:
 
 @asynchronous
 async def test_a_url_that_comes_and_goes_has_one_connection_at_a_time() -> None:
-    async with asyncio.timeout(10), BackgroundTasks() as background:
+    async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
         clients, made = clients_of(background), []
         for _ in range(3):
             clients.keep([URL])

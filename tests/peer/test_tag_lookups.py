@@ -137,7 +137,7 @@ def test_what_one_scheduler_has_said_counts_if_another_is_lost_or_silent() -> No
         it.lookups.on_message(RESULT, S)
         it.lookups.scheduler_lost(T)
         assert await task == MANIFEST
-        it = Scene(background, schedulers=[S, T], patience_s=0.01)
+        it = Scene(background, schedulers=[S, T], patience_s=0.2)
         (task,) = await it.waiting(group, 1)
         it.lookups.on_message(RESULT, S)
         assert await task == MANIFEST

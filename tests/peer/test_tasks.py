@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from peer.errors import OriginUnreachableError
 from peer.tasks import BackgroundTasks, SingleFlight, next_second
-from tests.peer.fakes import PATIENCE_S
+from tests.support.registry_server import PATIENCE_S
 from tests.support.virtual_loop import run_in_virtual_time
 
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from peer.errors import P2pdError
 from peer.threads import Threads
-from tests.peer.fakes import PATIENCE_S
+from tests.support.registry_server import PATIENCE_S
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ class Proxy:
         return await asyncio.to_thread(self._ask, method, path, body, dict(headers or {}))
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
-        wire = http.client.HTTPSConnection(*self.address, context=self.context(), timeout=20)
+        wire = http.client.HTTPSConnection(*self.address, context=self.context(), timeout=PATIENCE_S)
         wire.set_tunnel(HOST, PORT)
         try:
             wire.request(method, path, body, headers)
@@ -75,7 +75,7 @@ class Proxy:
         reader, writer = await asyncio.open_connection(*self.address)
         try:
             writer.write(b"".join(sent))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 return await reader.read()
         finally:
             writer.close()
@@ -168,7 +168,7 @@ async def test_a_push_that_is_under_way_when_the_node_stops_is_finished(
 
     def slowly(_seen: Seen) -> Answering:
         began.set()
-        go.wait(20)
+        go.wait(PATIENCE_S)
         return Answering(201)
 
     registry.rules[TAG] = slowly
@@ -293,7 +293,7 @@ async def test_a_client_that_was_not_told_is_passed_by_for_a_while(registry: Ima
     async with proxy_at(tmp_path / "store", registry, allow_private=["127.0.0.1"]) as proxy:
         with pytest.raises(ssl.SSLCertVerificationError):
             await asyncio.to_thread(shake_hands, proxy.address, ssl.create_default_context(), HOST)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while (await status(proxy.address, NAME)) == 200:  # until the alert has come
                 pass
         assert await status(proxy.address, NAME) == 502  # DNS has no such name
@@ -450,7 +450,7 @@ async def status(address: tuple[str, int], name: str) -> int:
 
 def shake_hands(address: tuple[str, int], context: ssl.SSLContext, sni: str) -> None:
     """TLS with the upstream through the proxy. Raises ssl.SSLError."""
-    with socket.create_connection(address, timeout=20) as connection:
+    with socket.create_connection(address, timeout=PATIENCE_S) as connection:
         connection.sendall(f"CONNECT {NAME} HTTP/1.1\r\n\r\n".encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
         context.wrap_socket(connection, server_hostname=sni).close()

@@ -14,7 +14,7 @@ from peer.oci.manifest import DOCKER_IMAGE, OCI_IMAGE
 from tests.support.images import content_of, descriptor_of, digest_of, make_image
 from tests.support.node import asynchronous, node_at
 from tests.support.registry import ImageRegistry
-from tests.support.registry_server import Answering, Seen
+from tests.support.registry_server import PATIENCE_S, Answering, Seen
 
 EVIL, GOOD = "evil/x", "corp/good"
 IMAGE = make_image(content_of("lower", 300_000), says_its_type=False)
@@ -57,7 +57,7 @@ async def test_the_origins_length_counts_for_who_joins_a_fetch(registry: ImageRe
 
     def slow(_: Seen) -> Answering:
         asked.set()
-        go.wait(10)
+        go.wait(PATIENCE_S)
         return Answering(200, CONTENT)
 
     registry.rules[f"/v2/{EVIL}/blobs/{LAYER}"] = slow

@@ -20,7 +20,7 @@ from tests.support.client import Reply
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import asynchronous, node_at
 from tests.support.registry import ImageRegistry
-from tests.support.registry_server import HANG, Answering, Rule, Seen
+from tests.support.registry_server import HANG, PATIENCE_S, Answering, Rule, Seen
 
 APP = "library/app"
 LAYER = content_of("layer", 700_000)
@@ -82,11 +82,14 @@ class TestOriginIsGone:
         with ImageRegistry() as hanging:
             hanging.rule = lambda _: HANG
             upstreams = (hub(registry), f"slow.example={hanging.url}")
-            async with node_at(tmp_path / "store", *upstreams, answer_within_s=5) as node, asyncio.TaskGroup() as group:
+            async with (
+                node_at(tmp_path / "store", *upstreams, answer_within_s=PATIENCE_S) as node,
+                asyncio.TaskGroup() as group,
+            ):
                 waiting = [
                     group.create_task(node.get(f"slow.example/app-{number}/manifests/1.0")) for number in range(40)
                 ]
-                assert await asyncio.to_thread(hanging.hanging.wait, 20)
+                assert await asyncio.to_thread(hanging.hanging.wait, PATIENCE_S)
                 assert (await node.get(f"{APP}/manifests/1.0")).status == 200
                 assert not any(task.done() for task in waiting)
                 for task in waiting:

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from tests.support.registry_server import PATIENCE_S
+
 FLAGS: Final = (
     "--headless",
     "--no-sandbox",
@@ -31,7 +33,6 @@ FLAGS: Final = (
     "--disable-dev-shm-usage",
     "--remote-debugging-port=0",
 )
-WITHIN_S: Final = 30.0
 
 _KEYS: Final = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39}
 """The virtual key codes that the DevTools protocol wants."""
@@ -45,13 +46,16 @@ class Page:
         self._socket: Final = socket
         self._numbers: Final = itertools.count(1)
         self._answers: Final[dict[int, asyncio.Future[dict[str, Any]]]] = {}
+        self._loaded: Final[set[str]] = set()
+        """The navigations whose page is there."""
+        self._changed: Final = asyncio.Event()
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the DevTools protocol."""
         number = next(self._numbers)
         answered = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             answer = await answered
         assert "error" not in answer, (method, answer)
         return answer["result"]  # type: ignore[no-any-return]
@@ -61,8 +65,12 @@ class Page:
         for domain in ("Page", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
         await self.call("Performance.enable", timeDomain="threadTicks")  # CPU time: the machine may be busy
-        await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete'")
+        await self.call("Page.setLifecycleEventsEnabled", enabled=True)
+        navigation = (await self.call("Page.navigate", url=url))["loaderId"]
+        async with asyncio.timeout(PATIENCE_S):
+            while navigation not in self._loaded:  # until then an expression may be one of the page before
+                await self._changed.wait()
+                self._changed.clear()
 
     async def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise's, if it is one."""
@@ -73,7 +81,7 @@ class Page:
     async def until(self, condition: str) -> Any:
         """Wait until a JavaScript expression is true; looks once a frame."""
         looking = f"""new Promise((done, failed) => {{
-            const give_up = Date.now() + {WITHIN_S * 900};
+            const give_up = Date.now() + {PATIENCE_S * 900};
             const look = () => {{
                 const found = ({condition});
                 if (found) done(found);
@@ -121,6 +129,9 @@ class Page:
                 self._answers.pop(said["id"]).set_result(said)
             elif said.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(json.dumps(said["params"]["exceptionDetails"].get("exception", said)))
+            elif said.get("method") == "Page.lifecycleEvent" and said["params"]["name"] == "load":
+                self._loaded.add(said["params"]["loaderId"])
+                self._changed.set()
             elif said.get("method") == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
                 self.errors.append(said["params"]["entry"]["text"])
 
@@ -159,7 +170,7 @@ def chromium(profile: Path, program: str = "chromium") -> Iterator[Browser]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -167,7 +178,7 @@ def chromium(profile: Path, program: str = "chromium") -> Iterator[Browser]:
 
 def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
     """The port of the DevTools, which Chromium writes into its profile."""
-    file, give_up_at = profile / "DevToolsActivePort", time.monotonic() + WITHIN_S
+    file, give_up_at = profile / "DevToolsActivePort", time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up_at:
         assert process.poll() is None, f"chromium has ended: see {profile.parent}/chromium.log"
         if file.exists() and len(lines := file.read_text().splitlines()) == 2:

@@ -29,7 +29,7 @@ from tests.support.ports import free_port
 _HERE: Final = Path(__file__).parent
 _WORKPLACE: Final = pytest.StashKey[Path]()
 
-_TIMEOUT_S: Final = 900
+_TIMEOUT_S: Final = 1800
 """For one test with its fixtures: the first of a machine installs the programs and makes the image."""
 
 

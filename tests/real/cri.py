@@ -14,9 +14,9 @@ from typing import Final
 
 from tests.real.programs import ProgramError
 from tests.real.web import Credentials
+from tests.support.registry_server import PATIENCE_S
 
 _SERVICE: Final = "http://localhost/runtime.v1.ImageService"
-_TIMEOUT_S: Final = 120
 
 
 class Cri:
@@ -46,7 +46,7 @@ class Cri:
             env=self._env,
             input=b"\0" + len(message).to_bytes(4, "big") + message,
             capture_output=True,
-            timeout=_TIMEOUT_S,
+            timeout=PATIENCE_S,
             check=False,
         )
         said = (done.stdout + done.stderr).decode(errors="replace")

@@ -70,7 +70,7 @@ class Dockerd:
         log = directory / "dockerd.log"
         mounted = ["unshare", "--mount", "sh", "-c", _MOUNTED, str(root / "etc/docker")]
         self._program = Program([*mounted, "dockerd"], environment(directory, variables), log)
-        self._program.wait_ready(self._answers, timeout_s=60)
+        self._program.wait_ready(self._answers)
 
     def pull(self, image: str, credentials: Credentials | None = None) -> None:
         """Pull as somebody who is logged in to the registries with `credentials`, or not at all. Raises ProgramError.

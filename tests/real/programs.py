@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from benchmarks.namespaces import NETWORK
 from benchmarks.programs import spawn
 from tests.real.packages import PATH
+from tests.support.registry_server import PATIENCE_S
 
 _POLL_INTERVAL_S: Final = 0.02
 _TAIL_BYTES: Final = 8 * 1024
@@ -47,7 +48,7 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     }
 
 
-def run(args: Sequence[str], env: Mapping[str, str], timeout_s: float = 120) -> str:
+def run(args: Sequence[str], env: Mapping[str, str], timeout_s: float = PATIENCE_S) -> str:
     """Run `args` to the end and return what it wrote to stdout. Raises ProgramError on any other exit code than 0."""
     try:
         done = subprocess.run(args, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -58,7 +59,7 @@ def run(args: Sequence[str], env: Mapping[str, str], timeout_s: float = 120) -> 
     return done.stdout
 
 
-def wait_until(ask: Callable[[], T | None], what: str, timeout_s: float = 30) -> T:
+def wait_until(ask: Callable[[], T | None], what: str, timeout_s: float = PATIENCE_S) -> T:
     """Ask until the answer is neither None nor False, and return it. Raises ProgramError when time is up."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -88,7 +89,7 @@ class Program:
         self._process = spawn(args, log, env)
         self.pid = self._process.pid
 
-    def wait_ready(self, ready: Callable[[], bool], timeout_s: float = 30) -> None:
+    def wait_ready(self, ready: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         """Wait until `ready()`. If it ends before, or time is up, it is killed: ProgramError, with the log's end."""
 
         def ended_or_ready() -> bool:
@@ -102,11 +103,11 @@ class Program:
         if self._process.poll() is not None:
             raise ProgramError(f"{self.name} ended with {self._process.returncode}\n{tail(self.log)}")
 
-    def wait(self, timeout_s: float = 120) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for its end and return its exit code. Raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout_s)
 
-    def terminate(self, timeout_s: float = 40) -> int:
+    def terminate(self, timeout_s: float = PATIENCE_S) -> int:
         """End it by SIGTERM and return its exit code (-15 when the signal itself ended it), or the one it ended with.
 
         Raises ProgramError if it does not end in time, after killing it.

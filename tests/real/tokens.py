@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.real.packages import PATH
 from tests.real.web import Credentials
 
-_LIFETIME_S: Final = 300
+_LIFETIME_S: Final = 3600
 
 
 class TokenServer:

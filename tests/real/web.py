@@ -10,8 +10,7 @@ from email.message import Message
 from typing import Final, NamedTuple
 
 from tests.support.client import Reply
-
-_TIMEOUT_S: Final = 30
+from tests.support.registry_server import PATIENCE_S
 
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Ignores the proxies of the developer's environment: everything asked here is on loopback."""
@@ -33,7 +32,7 @@ def get(url: str, headers: Mapping[str, str] | None = None) -> Reply:
     """GET `url`; any status is a reply. Raises OSError when nobody answers."""
     request = urllib.request.Request(url, headers=dict(headers or {}))
     try:
-        with _DIRECT.open(request, timeout=_TIMEOUT_S) as answer:
+        with _DIRECT.open(request, timeout=PATIENCE_S) as answer:
             return Reply(answer.status, _lower(answer.headers), answer.read())
     except urllib.error.HTTPError as error:
         with error:

@@ -19,6 +19,7 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.preheating import Preheating, preheating
 from scheduler.shell.server import SchedulerServer
 from scheduler.shell.sqlite_preheats import SqlitePreheats
+from tests.support.registry_server import PATIENCE_S
 
 NOW = 1_900_000_000.0
 JOB = JobRecord(Order("j1", ("alpine",), ttl_s=60.0), ("away",), NOW, NOW, NOW + 3600.0)
@@ -39,7 +40,7 @@ Test = Callable[[Preheating, Scheduler], Awaitable[None]]
 
 def run(test: Test, directory: Path | None = None) -> None:
     async def main() -> None:
-        async with asyncio.timeout(10), served(directory) as (service, core):
+        async with asyncio.timeout(PATIENCE_S), served(directory) as (service, core):
             await test(service, core)
 
     asyncio.run(main())

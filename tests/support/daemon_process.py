@@ -59,6 +59,9 @@ class Daemon(DaemonProcess):
         connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
         return connection.getresponse()
 
+    def wait(self, within_s: float = PATIENCE_S) -> int:
+        return super().wait(within_s)
+
     def close(self) -> None:
         """End it; all that it has logged are events."""
         self.process.kill()

@@ -13,17 +13,18 @@ from click.testing import CliRunner, Result
 from p2pd.cli.app import app
 from p2pd.demo.process import command
 from tests.support.daemon_process import Daemon
+from tests.support.ports import free_port
 from tests.support.registry_server import PATIENCE_S
 
 
 class Scheduler:
-    """A scheduler that comes back at the same address. A call is `p2pd preheat` on its machine."""
+    """A scheduler that comes back at its own address. A call is `p2pd preheat` on its machine."""
 
     def __init__(self, directory: Path, **more: object) -> None:
         self._directory = directory
         self.data = directory / "scheduler"
         self._more = more
-        self.listen = self.admin = "127.0.0.1:0"
+        self.listen, self.admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self.start()
 
     def start(self) -> None:

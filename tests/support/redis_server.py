@@ -22,10 +22,10 @@ from scheduler.shared.redis_clients import RedisPlace
 from scheduler.shared.redis_url import parse_redis_url
 from tests.real import packages
 from tests.support.ports import free_port
+from tests.support.registry_server import PATIENCE_S
 
 _prefixes: Final = itertools.count(1)
 
-START_S: Final = 10.0
 INSTEAD: Final = os.environ.get("REDIS_SERVER", "")
 
 
@@ -47,7 +47,7 @@ class RedisServer:
     @property
     def client(self) -> Any:
         """For the test's own questions."""
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=PATIENCE_S)
 
     def start(self) -> None:
         """Returns once it answers."""
@@ -59,7 +59,7 @@ class RedisServer:
         log = (self.directory / "redis.log").open("ab")
         with log:
             self._process = subprocess.Popen([binary, *self._arguments, *options], stdout=log, stderr=log)
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + PATIENCE_S
         while not self._answers():
             assert time.monotonic() < deadline, (self.directory / "redis.log").read_text()
             time.sleep(0.02)

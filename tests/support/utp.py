@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import Final
 
 from peer.background.ticket import Ticket
+from tests.support.registry_server import PATIENCE_S
 
 HEADER: Final = struct.Struct("!BBHIIIHH")
 VERSION: Final = 1
 DATA, FIN, STATE, RESET, SYN = range(5)
 MTU_BYTES: Final = 1200
 WINDOW_BYTES: Final = 1 << 20
-ANSWER_WITHIN_S: Final = 5.0
 
 
 class Utp:
     """One connection to a UDP port of loopback."""
 
-    def __init__(self, port: int, number: int = 1) -> None:
+    def __init__(self, port: int, number: int = 1, within_s: float = PATIENCE_S) -> None:
         """Raises TimeoutError if nobody answers."""
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.connect(("127.0.0.1", port))
-        self._socket.settimeout(ANSWER_WITHIN_S)
+        self._socket.settimeout(within_s)
         self._number = number
         self._sent = 0
         self._received = 0

@@ -18,12 +18,20 @@ from scheduler.shell.bounds import Bounds
 from scheduler.shell.server import SchedulerServer
 from tests.support.client import Reply, ask
 from tests.support.node import admin_headers, settings_for
+from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
 UPSTREAM = "reg.test"
 REPOSITORY = "app"
 MIB = 1 << 20
+
+
+NEVER_S = 10 * PATIENCE_S
+
+PATIENT = SchedulerSettings(opening_s=NEVER_S, lease_s=NEVER_S, orphan_s=15.0)
+"""What hosts of a busy machine fetch is waited for: where bytes from the origin are counted, nobody else fetches it. A
+lease whose holder is gone, or has not heard of it, is waited for in vain."""
 
 
 class Apart(Scheduler):
@@ -37,7 +45,7 @@ class Apart(Scheduler):
 
 
 class RunningScheduler:
-    """A scheduler at a port that stays the same when it is started again."""
+    """A scheduler at a port that stays the same, and nobody else's, when it is started again."""
 
     def __init__(
         self,
@@ -45,12 +53,12 @@ class RunningScheduler:
         bounds: Bounds | None = None,
         kind: type[Scheduler] = Scheduler,
     ) -> None:
-        self.settings = settings
+        self.settings = settings or PATIENT
         self.bounds = bounds
         self._kind = kind
-        self.core = kind(settings)
+        self.core = kind(self.settings)
         self.server = SchedulerServer(self.core, bounds)
-        self._port = 0
+        self._port = free_port()
         self._stack = AsyncExitStack()
 
     @property
@@ -126,7 +134,7 @@ class Cluster:
         settings = settings_for(
             data,
             f"{UPSTREAM}={self.registry.url}",
-            **{"scheduler": urls, "shutdown_grace_s": 1, "scheduler_wait_s": 20, **options},
+            **{"scheduler": urls, "shutdown_grace_s": 1, "scheduler_wait_s": 40, **options},
         )
         stack = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
@@ -177,7 +185,7 @@ async def until_true(holds: Callable[[], bool]) -> None:
 
 async def together(replies: Sequence[Awaitable[Reply]]) -> list[Reply]:
     """All at once, in bounded time."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(2 * PATIENCE_S):
         return list(await asyncio.gather(*replies))
 
 

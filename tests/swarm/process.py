@@ -15,6 +15,7 @@ from typing import Any
 
 from p2pd.demo.process import DaemonProcess, command
 from tests.support.client import Reply, ask
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import REPOSITORY, UPSTREAM, Cluster, until_true
 
 
@@ -98,7 +99,7 @@ async def started(stack: AsyncExitStack, argv: list[str], environ: Mapping[str, 
 
     async def end() -> None:
         daemon.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(daemon.wait)
+        await asyncio.to_thread(daemon.wait, PATIENCE_S)
         assert not daemon.other_lines, list(daemon.other_lines)
 
     stack.push_async_callback(end)

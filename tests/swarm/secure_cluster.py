@@ -15,10 +15,9 @@ from p2pd.demo.process import command, output_of
 from scheduler.trust.tls import joining_context
 from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm import process
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
-
-PATIENCE_S = 120.0
 
 
 @dataclass

@@ -95,7 +95,7 @@ class SchedulerOfSeveral:
     async def stop(self) -> None:
         """In order, as an upgrade does."""
         self.process.daemon.process.terminate()
-        await asyncio.to_thread(self.process.daemon.wait)
+        await asyncio.to_thread(self.process.daemon.wait, PATIENCE_S)
 
     def kill(self) -> None:
         self.process.daemon.process.kill()
@@ -272,6 +272,10 @@ class Several:
             async with asyncio.timeout(PATIENCE_S):
                 while not await self._is_at(host, schedulers):  # noqa: ASYNC110 # other processes
                     await asyncio.sleep(0.01)
+
+    async def some_is_at(self, schedulers: Sequence[SchedulerOfSeveral]) -> bool:
+        """Whether a host has all its blobs at these."""
+        return any([await self._is_at(host, schedulers) for host in self.hosts])
 
     async def _is_at(self, host: Host, schedulers: Sequence[SchedulerOfSeveral]) -> bool:
         told = await connections(host)

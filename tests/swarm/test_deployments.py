@@ -29,11 +29,11 @@ from tests.support.images import content_of
 from tests.support.kubernetes_api import KubernetesApi
 from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
 from tests.swarm.process import Process, started
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
-PATIENCE_S: Final = 240.0
 DATA: Final = KEYS["data"].default
 LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD_MIN_FREE_BYTES": "0"}
 """Ports of this machine that the files leave as they are by default, and what a small disk asks for."""
@@ -127,7 +127,7 @@ def test_kubernetes(tmp_path: Path, registry: ImageRegistry) -> None:
     (role,) = objects["Role", "scheduler"]["rules"]
 
     async def main(api: KubernetesApi) -> None:
-        async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+        async with asyncio.timeout(2 * PATIENCE_S), AsyncExitStack() as stack:
             spec = objects["Deployment", "scheduler"]["spec"]["template"]["spec"]
             pod = Pod(spec, tmp_path / "scheduler", content)
             claims = [each["persistentVolumeClaim"] for each in spec["volumes"] if "persistentVolumeClaim" in each]
@@ -217,7 +217,7 @@ def test_the_units_of_systemd(tmp_path: Path, registry: ImageRegistry) -> None:
     assert scheduler.environ["P2PD_DATA"] == SCHEDULER_DATA
 
     async def main() -> None:
-        async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+        async with asyncio.timeout(2 * PATIENCE_S), AsyncExitStack() as stack:
             data = tmp_path / "scheduler"
             replaced = {"P2PD_DATA": str(data), "P2PD_ADMIN": "127.0.0.1:0", "P2PD_LISTEN": "0.0.0.0:0"}
             assert scheduler.environ["P2PD_LISTEN"] == "0.0.0.0:65003"
@@ -265,7 +265,7 @@ def test_compose(tmp_path: Path, registry: ImageRegistry) -> None:
         return {**service["environment"], **replaced}
 
     async def main() -> None:
-        async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+        async with asyncio.timeout(2 * PATIENCE_S), AsyncExitStack() as stack:
             scheduler = services["scheduler"]
             listen = {"P2PD_LISTEN": nodes[0]["environment"]["P2PD_SCHEDULER"].removeprefix("https://")}
             assert scheduler["volumes"] == [f"ca:{SCHEDULER_DATA}"]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from p2pd.demo.process import command
 from peer.store.record import peek
-from scheduler.core.settings import SchedulerSettings
 from tests.support.client import ask
 from tests.support.images import content_of
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
-from tests.swarm.cluster import MIB, REPOSITORY, Cluster, Host, cluster, together, until_true
+from tests.swarm.cluster import MIB, PATIENT, REPOSITORY, Cluster, Host, cluster, together, until_true
 from tests.swarm.process import started
 from tests.swarm.released import released
 from tests.swarm.test_upgrade import flags_of
 
-LARGE = SchedulerSettings(large_swarm=2, piece_cost_s=0.001, settle_s=0.5)
+LARGE = replace(PATIENT, large_swarm=2, piece_cost_s=0.001, settle_s=0.5)
 """A swarm of two hosts counts as a large one."""
 
 CONTENT = content_of("divided", 24 * MIB)

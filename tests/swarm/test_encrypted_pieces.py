@@ -527,7 +527,7 @@ async def taking_nothing(directory: Path, *, others: bool = False, **options: fl
         request = f"GET {target(0, last)} HTTP/1.1\r\nHost: x\r\n"
         request += f"Authorization: {it.authorized(target(0, last))['Authorization']}\r\n\r\n"
         writer.write(request.encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await until_true(lambda: bool(it.server._uploading._active))
             if others:
                 it.server._uploading._choker._remember(UploadRequest("other", bytes(32)))

@@ -6,18 +6,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.geometry import piece_length
 from scheduler.shell.bounds import Bounds
 from tests.support.images import content_of
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
-from tests.swarm.cluster import MIB, REPOSITORY, cluster, held_bytes, together, until_true
+from tests.swarm.cluster import MIB, PATIENT, REPOSITORY, cluster, held_bytes, together, until_true
 from tests.swarm.process import HostProcess, host_process
 
 CONTENT = content_of("layer", 2 * MIB)
@@ -25,9 +25,6 @@ CONTENT = content_of("layer", 2 * MIB)
 
 LARGE = content_of("large", 24 * MIB)
 """Its pieces, of 1 MiB, go out in several parts where uploads have a limit."""
-
-NEVER_S = 3600.0
-"""A lease that is not handed back when its holder dies would be waited for in vain."""
 
 
 def starts(registry: ImageRegistry) -> list[int]:
@@ -52,9 +49,7 @@ def test_a_host_that_is_gone_while_it_fetches_from_the_origin(
         digest = registry.put_blob(REPOSITORY, CONTENT)
         hold = registry.hold(REPOSITORY, digest, MIB + 1)
         async with (
-            cluster(
-                tmp_path, registry, SchedulerSettings(lease_s=NEVER_S, opening_s=NEVER_S), Bounds(heartbeat_s=1.0)
-            ) as swarm,
+            cluster(tmp_path, registry, None, Bounds(heartbeat_s=1.0)) as swarm,
             asyncio.TaskGroup() as group,
             host_process(swarm, tmp_path) as victim,
         ):
@@ -81,7 +76,7 @@ async def test_a_host_that_is_killed_in_the_middle_of_a_piece(tmp_path: Path, re
     """It was the only one that held the blob: what it has not sent whole leaves the origin once more, and once."""
     digest = registry.put_blob(REPOSITORY, LARGE)
     async with (
-        cluster(tmp_path, registry, SchedulerSettings(lease_s=NEVER_S, opening_s=NEVER_S, orphan_s=0.05)) as swarm,
+        cluster(tmp_path, registry, replace(PATIENT, orphan_s=0.05)) as swarm,
         host_process(swarm, tmp_path, upload_rate=MIB // 4) as victim,
         asyncio.TaskGroup() as group,
     ):

@@ -7,6 +7,7 @@ the hosts of this machine are one witness.
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.images import content_of
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import Answering, Seen
-from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM, cluster, together, until_true
+from tests.swarm.cluster import MIB, PATIENT, REPOSITORY, UPSTREAM, cluster, together, until_true
 from tests.swarm.scripted import ScriptedHost, scripted
 
 CONTENT = content_of("layer", 2 * MIB)
@@ -76,7 +77,7 @@ async def refuse(_request: web.Request, _start: int, _stop: int) -> web.StreamRe
 async def test_hosts_that_claim_to_hold_everything_and_have_nothing(tmp_path: Path, registry: ImageRegistry) -> None:
     """They are asked for digests, which they do not tell, and then for pieces, which they do not send."""
     digest = registry.put_blob(REPOSITORY, CONTENT)
-    async with cluster(tmp_path, registry, SchedulerSettings(digest_request_s=0.1)) as swarm, AsyncExitStack() as stack:
+    async with cluster(tmp_path, registry, replace(PATIENT, digest_request_s=0.1)) as swarm, AsyncExitStack() as stack:
         claimants = [await stack.enter_async_context(scripted(swarm, f"z-{name}", CONTENT)) for name in "abc"]
         for each in claimants:
             each.serve = refuse
@@ -95,15 +96,17 @@ def test_hosts_that_take_leases_and_do_nothing(tmp_path: Path, registry: ImageRe
     @asynchronous
     async def test() -> None:
         digest = registry.put_blob(REPOSITORY, CONTENT)
-        async with cluster(tmp_path, registry, SchedulerSettings(lease_s=0.3)) as swarm, AsyncExitStack() as stack:
+        async with cluster(tmp_path, registry, SchedulerSettings(lease_s=0.5)) as swarm, AsyncExitStack() as stack:
             idlers = [await stack.enter_async_context(scripted(swarm, f"z-{name}", CONTENT)) for name in range(count)]
             for each in idlers:
                 each.talk = each.listen
                 await each.tell(from_host.Join(each.raw_digest, UPSTREAM, REPOSITORY, len(CONTENT)))
-            await until_true(lambda: sum(len(each.heard_of(to_host.Lease)) for each in idlers) == 2)
+            await until_true(lambda: sum(len(each.heard_of(to_host.Lease)) for each in idlers) >= 2)
             hosts = await swarm.add_many(2)
             replies = await together([host.blob(digest) for host in hosts])
             assert [(reply.status, reply.body == CONTENT) for reply in replies] == [(200, True)] * 2
-            assert swarm.sent_bytes(digest) == len(CONTENT)
+            of_idlers = sum(len(each.heard_of(to_host.Lease)) for each in idlers)
+            late = max(0, swarm.scheduler.core.statistics().leases_overdue - of_idlers)  # a busy machine's
+            assert swarm.sent_bytes(digest) <= len(CONTENT) + late * MIB
 
     test()

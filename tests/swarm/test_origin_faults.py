@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -14,7 +15,7 @@ from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S, Answering, Seen
-from tests.swarm.cluster import MIB, REPOSITORY, cluster, held_bytes, together, until_true
+from tests.swarm.cluster import MIB, PATIENT, REPOSITORY, cluster, held_bytes, together, until_true
 from tests.swarm.scripted import scripted
 
 CONTENT = content_of("layer", 2 * MIB)
@@ -23,9 +24,6 @@ CONTENT = content_of("layer", 2 * MIB)
 DENIED = b'{"errors":[{"code":"DENIED","message":"not you"}]}'
 
 EXPIRED = b'{"errors":[{"code":"UNAUTHORIZED","message":"the token has expired"}]}'
-
-NO_EXPIRY = SchedulerSettings(lease_s=3600.0, opening_s=3600.0)
-"""A lease that its holder has not heard of would be waited for in vain."""
 
 IMAGE = make_image(CONTENT, media_type=OCI_IMAGE)
 
@@ -74,7 +72,7 @@ async def test_what_is_spread_over_the_swarm_when_the_origin_dies_is_had_by_ever
 ) -> None:
     """No host has it whole: each byte has left the origin, and what one lacks the others have."""
     digest = registry.put_blob(REPOSITORY, CONTENT)
-    settings = SchedulerSettings(lease_pieces=1)
+    settings = replace(PATIENT, lease_pieces=1)
     async with cluster(tmp_path, registry, settings) as swarm, asyncio.TaskGroup() as group:
         hosts = await swarm.add_many(4, upload_rate=MIB)
         pulls = [group.create_task(host.blob(digest)) for host in hosts]
@@ -180,7 +178,7 @@ async def test_a_host_that_tells_wrong_digests_is_found_out_and_the_others_get_t
 ) -> None:
     registry.push(REPOSITORY, "latest", IMAGE)
     digest = digest_of(CONTENT)
-    async with cluster(tmp_path, registry, NO_EXPIRY) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
+    async with cluster(tmp_path, registry) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
         await liar.publish(lie=True)
 
         async def serve(request: web.Request, start: int, stop: int) -> web.StreamResponse:

@@ -21,7 +21,6 @@ from scheduler.core.events import Connected, Event, Instruction, Send
 from scheduler.core.preheat_job import JobState, Target, TargetState
 from scheduler.core.preheat_record import JobView
 from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.to_host import Preheat
 from scheduler.shell.preheating import Preheating, preheating
 from scheduler.shell.sqlite_preheats import SqlitePreheats
@@ -30,9 +29,9 @@ from tests.support.images import Image, content_of, digest_of, make_image
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S, Answering
-from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM, Cluster, Host, RunningScheduler, cluster, together
+from tests.swarm.cluster import MIB, PATIENT, REPOSITORY, UPSTREAM, Cluster, Host, RunningScheduler, cluster, together
 
-SETTLED = SchedulerSettings(settle_s=0.0)
+SETTLED = replace(PATIENT, settle_s=0.0)
 IMAGE = f"{UPSTREAM}/{REPOSITORY}:v1"
 
 

@@ -21,6 +21,7 @@ from typing import Final
 from p2pd.demo.process import neutral_environ
 from tests.support.images import content_of, make_image
 from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.test_deployments import with_free_ports
 
 ROOT: Final = Path(__file__).parents[2]
@@ -28,7 +29,6 @@ PAGE: Final = ROOT / "docs" / "quick-start.md"
 INSTALLED: Final = ("p2pd", "proxy", "peer", "scheduler", "pyproject.toml", "README.md", "LICENSE")
 READY: Final = '"event": "ready"'
 DONE: Final = "-- done --"
-PATIENCE_S: Final = 120.0
 
 
 def commands() -> list[list[str]]:

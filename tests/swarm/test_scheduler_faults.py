@@ -14,7 +14,6 @@ from aiohttp import web
 
 import peer
 import scheduler
-from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import TO_HOST
 from scheduler.protocol.connection import PATH, Closing
@@ -179,7 +178,7 @@ async def test_of_two_hosts_with_one_id_the_first_keeps_it_and_the_other_pulls_a
 async def test_a_host_that_leaves_hands_its_leases_back(tmp_path: Path, registry: ImageRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, CONTENT)
     hold = registry.hold(REPOSITORY, digest, 1)
-    async with cluster(tmp_path, registry, SchedulerSettings(lease_s=3600.0, opening_s=3600.0)) as swarm:
+    async with cluster(tmp_path, registry) as swarm:
         leaving, staying = await swarm.add_many(2)
 
         async def leave() -> None:

@@ -15,6 +15,8 @@ from typing import Final
 
 import pytest
 
+from peer.net.scheduler_client import CONNECT_WITHIN_S
+from peer.net.silence import QUIET_S, SILENT_S
 from scheduler.protocol.from_host import TagAnswer, TagLookup
 from scheduler.protocol.to_host import TagQuery, TagResult
 from tests.real import packages
@@ -91,8 +93,9 @@ def test_one_is_killed(run: Callable[[Scenario], None]) -> None:
 
         async def fault() -> None:
             victim.kill()
-            await made.until_at(made.others(victim))
+            await until(lambda: made.some_is_at(made.others(victim)))
             assert all(victim.url in each.listed for each in made.others(victim)), "hosts have waited for the list"
+            await made.until_at(made.others(victim))
 
         await made.pull(victim, fault, goes_on=True)
         await victim.start()
@@ -165,9 +168,12 @@ def test_one_is_frozen_and_thawed(run: Callable[[Scenario], None]) -> None:
 
 
 async def is_silent(made: Several, victim: SchedulerOfSeveral) -> bool:
-    """Whether all hosts noticed by what they wanted, and not by a heartbeat, which takes twice as long."""
-    told = [(await connections(host))[victim.url]["last_error"] for host in made.hosts]
-    return told == ["no answer within 1.5 s"] * len(told)
+    """Whether all hosts noticed by what they wanted, and not by a heartbeat, which takes twice as long.
+
+    On a busy machine some have tried in vain to connect again.
+    """
+    told = {(await connections(host))[victim.url]["last_error"] for host in made.hosts}
+    return told <= {f"no answer within {seconds:g} s" for seconds in (QUIET_S + SILENT_S, CONNECT_WITHIN_S)}
 
 
 def test_one_is_cut_off_from_redis(run: Callable[[Scenario], None]) -> None:

@@ -42,6 +42,7 @@ def lying(host: ScriptedHost) -> None:
 async def test_a_liar_is_contradicted_before_others_have_its_piece(tmp_path: Path, registry: ImageRegistry) -> None:
     assert piece_count(len(CONTENT), LENGTH) >= MIN_PIECES
     digest = registry.put_blob(REPOSITORY, CONTENT)
+    # The liar may get another lease, and does nothing with that: it has to end.
     async with cluster(tmp_path, registry, SchedulerSettings()) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
         lying(liar)
         lease = await takes_a_lease(liar)
@@ -60,7 +61,7 @@ async def test_a_liar_is_contradicted_before_others_have_its_piece(tmp_path: Pat
 @asynchronous
 async def test_honest_hosts_check_each_other(tmp_path: Path, registry: ImageRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, CONTENT)
-    async with cluster(tmp_path, registry, SchedulerSettings()) as swarm:
+    async with cluster(tmp_path, registry) as swarm:
         hosts = await swarm.add_many(MIN_MEMBERS)
         replies = await together([host.blob(digest) for host in hosts])
         assert [reply.body == CONTENT for reply in replies] == [True] * len(hosts)

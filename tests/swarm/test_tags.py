@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from peer.oci.manifest import OCI_IMAGE
-from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
 from tests.support.client import Reply, ask
 from tests.support.images import Image, content_of, digest_of, make_image
 from tests.support.node import asynchronous
 from tests.support.registry import ANONYMOUS, ImageRegistry
 from tests.support.registry_server import PATIENCE_S
-from tests.swarm.cluster import REPOSITORY, UPSTREAM, Apart, Cluster, Host, cluster, together, until_true
+from tests.swarm.cluster import PATIENT, REPOSITORY, UPSTREAM, Apart, Cluster, Host, cluster, together, until_true
 from tests.swarm.scripted import ScriptedHost, scripted
 
 HOSTS = 5
@@ -29,7 +29,7 @@ OLD, IMAGE = make_image(content_of("old", 1000)), make_image(content_of("app", 2
 LAYER = IMAGE.layers[0]
 ALICE, BOB = "Bearer alice", "Bearer bob"
 LOOKUP = from_host.TagLookup(UPSTREAM, REPOSITORY, "latest")
-AT_ONCE = SchedulerSettings(settle_s=0.0, tag_ttl_s=0.0, tag_tell_s=1.0)
+AT_ONCE = replace(PATIENT, settle_s=0.0, tag_ttl_s=0.0, tag_tell_s=15.0)
 STALE = {"serve_stale_tags": True, "tag_ttl_s": 0}
 
 

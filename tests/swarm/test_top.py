@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import fcntl
 import json
 import os
@@ -73,7 +74,7 @@ class Top:
         self._own, self._its = pty.openpty()
         self.resize(columns, lines)
         self.before = termios.tcgetattr(self._its)
-        self._text = ""
+        self._text, self._decoder = "", codecs.getincrementaldecoder("utf-8")()
         environ = {**neutral_environ(), "TERM": "unknown-to-anybody"}
         for name in ("COLUMNS", "LINES"):
             environ.pop(name, None)
@@ -103,7 +104,7 @@ class Top:
                     return lines
             ready, _, _ = select.select([self._own], [], [], PATIENCE_S)
             assert ready, f"it is silent; last: {self._text[-2000:]!r}"
-            self._text += os.read(self._own, 65536).decode()
+            self._text += self._decoder.decode(os.read(self._own, 65536))
 
     def press(self, key: bytes) -> None:
         os.write(self._own, key)
@@ -113,7 +114,7 @@ class Top:
         code = self.process.wait(PATIENCE_S)
         os.set_blocking(self._own, False)
         with suppress(BlockingIOError):
-            self._text += os.read(self._own, 65536).decode()
+            self._text += self._decoder.decode(os.read(self._own, 65536))
         return code, self._text
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from scheduler.core.settings import SchedulerSettings
 from tests.support.images import content_of
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
@@ -22,7 +23,7 @@ async def test_a_neighbour_that_cannot_be_reached_does_not_keep_a_blob_from_othe
     """It holds all of it, has told the digests, and nobody gets a byte: the origin is asked again."""
     registry.put_blob(REPOSITORY, CONTENT)
     async with (
-        cluster(tmp_path, registry) as swarm,
+        cluster(tmp_path, registry, SchedulerSettings()) as swarm,
         scripted(swarm, "z-bad", CONTENT) as bad,
     ):
         await bad.publish()

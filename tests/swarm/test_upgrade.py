@@ -16,12 +16,12 @@ import pytest
 from p2pd.demo.process import command
 from tests.support.client import Reply, ask
 from tests.support.images import Image, content_of, make_image
+from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM
 from tests.swarm.process import Process, started
 from tests.swarm.released import released
-
-PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ class MixedCluster:
         """At the same address, while hosts run. Returns when they have all connected again."""
         scheduler, hosts = self.scheduler, await self.connected_hosts()
         scheduler.daemon.process.terminate()
-        await asyncio.to_thread(scheduler.daemon.wait)
+        await asyncio.to_thread(scheduler.daemon.wait, PATIENCE_S)
         self.scheduler = await a_scheduler(self.stack, self.directory, NOW, scheduler.at["listen"])
         while await self.connected_hosts() < hosts:  # noqa: ASYNC110 # other processes
             await asyncio.sleep(0.05)
@@ -84,13 +84,12 @@ def flags_of(data: Path, registry: ImageRegistry) -> dict[str, object]:
 
 @asynccontextmanager
 async def cluster(directory: Path, registry: ImageRegistry, version: Mapping[str, str]) -> AsyncIterator[MixedCluster]:
-    async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
-        yield MixedCluster(directory, registry, await a_scheduler(stack, directory, version), stack)
+    async with asyncio.timeout(2 * PATIENCE_S), AsyncExitStack() as stack:
+        scheduler = await a_scheduler(stack, directory, version, f"127.0.0.1:{free_port()}")
+        yield MixedCluster(directory, registry, scheduler, stack)
 
 
-async def a_scheduler(
-    stack: AsyncExitStack, directory: Path, version: Mapping[str, str], listen: str = "127.0.0.1:0"
-) -> Process:
+async def a_scheduler(stack: AsyncExitStack, directory: Path, version: Mapping[str, str], listen: str) -> Process:
     """The released scheduler keeps nothing on the disk. It has no flag for that, so the place goes into a variable."""
     words = command("scheduler", {"listen": listen, "admin": "127.0.0.1:0"})
     return await started(stack, words, {**version, "P2PD_DATA": str(directory / "scheduler")})
@@ -170,7 +169,7 @@ def test_what_a_node_holds_is_not_fetched_again(
 
     async def main() -> None:
         for number, version in enumerate((before, NOW, before, NOW)):
-            async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+            async with asyncio.timeout(2 * PATIENCE_S), AsyncExitStack() as stack:
                 if number == 3:
                     registry.stop()
                 node = await started(stack, command("run", flags), version)

@@ -15,6 +15,7 @@ from tests.support.images import content_of
 from tests.support.node import asynchronous
 from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, together, until_true
 from tests.swarm.process import Process, started
 from tests.swarm.released import released
@@ -76,7 +77,7 @@ class Rolling:
 
 async def end(process: Process) -> None:
     process.daemon.process.terminate()
-    await asyncio.to_thread(process.daemon.wait)
+    await asyncio.to_thread(process.daemon.wait, PATIENCE_S)
 
 
 @asynchronous

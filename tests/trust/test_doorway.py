@@ -18,6 +18,7 @@ from scheduler.shell.connection import HostConnection
 from scheduler.shell.doorway import MAX_KEPT_BYTES, Doorway, Written
 from scheduler.trust.certificates import to_pem
 from scheduler.trust.tls import client_context, joining_context
+from tests.support.registry_server import PATIENCE_S
 from tests.trust.fixtures import certificate
 from tests.trust.ports import Port, scheduler_at
 
@@ -196,7 +197,7 @@ def test_no_session_is_kept_of_a_stranger(tmp_path: Path) -> None:
         async with scheduler_at(tmp_path / "authority") as port:
 
             def ask() -> None:
-                with urlopen(f"{port.url}{CA_PATH}", context=joining_context(None), timeout=10) as answer:
+                with urlopen(f"{port.url}{CA_PATH}", context=joining_context(None), timeout=PATIENCE_S) as answer:
                     assert b"BEGIN CERTIFICATE" in answer.read()
 
             await asyncio.to_thread(ask)

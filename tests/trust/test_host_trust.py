@@ -247,7 +247,7 @@ def test_a_connection_is_watched_until_a_certificate_is_over(of_scheduler: bool)
 
     async def main() -> None:
         trust = HostTrust(Held(credentials(host("a"))))
-        short = credentials(scheduler() if of_scheduler else host("b"), at=time.time(), lifetime_s=2)
+        short = credentials(scheduler() if of_scheduler else host("b"), at=time.time(), lifetime_s=4)
         pair, name = connected(server_context(short), trust.client), None if of_scheduler else "b"
         async with asyncio.timeout(PATIENCE_S):
             await trust.watch(pair.client, name, reopens=True)
@@ -261,7 +261,7 @@ def test_a_connection_is_watched_until_a_certificate_is_over(of_scheduler: bool)
 
 def test_a_connection_is_opened_anew_before_this_hosts_own_certificate_is_over() -> None:
     async def main() -> None:
-        own = credentials(host("a"), at=time.time(), lifetime_s=2)
+        own = credentials(host("a"), at=time.time(), lifetime_s=4)
         trust = HostTrust(Held(own))
         pair = connected(server_context(credentials(host("b"))), trust.client)
         async with asyncio.timeout(PATIENCE_S):

@@ -242,7 +242,7 @@ def test_who_is_silent_after_the_handshake_is_cut_off(tmp_path: Path) -> None:
         for tls in (None, joining_context(None)):
             assert await raw(port, b"", tls) == b""
 
-    run(tmp_path, test, bounds=Bounds(hello_s=0.2))
+    run(tmp_path, test, bounds=Bounds(hello_s=1.0))
 
 
 def test_who_connects_again_has_no_new_burst_of_messages(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def wheels(workplace: Path) -> Path:
     requirements.write_text(re.sub(r" ; .* \\\n", r" \\\n", locked))
     how = ["--quiet", "--require-hashes", "--only-binary=:all:", f"--python-version={PYTHON}", f"--dest={directory}"]
     command = [sys.executable, "-m", "pip", "download", *how, "--requirement", str(requirements)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False, timeout=500)
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     return directory
 

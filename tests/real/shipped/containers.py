@@ -15,7 +15,7 @@ from tests.real.podman import Podman
 from tests.real.programs import Program, ProgramError, run
 
 _LEFT_OUT: Final = ("var/cache/apt/*", "var/lib/apt/lists/*")
-_BUILT_WITHIN_S: Final = 500
+_BUILT_WITHIN_S: Final = 900
 _HARDENED: Final = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.client
 
+from tests.support.registry_server import PATIENCE_S
+
 _FIRST_BYTES = 1024 * 1024
-_TIMEOUT_S = 120
 
 
 class Pull:
@@ -14,7 +15,7 @@ class Pull:
 
     def __init__(self, mirror: str, repository: str, digest: str) -> None:
         self._digest = digest
-        self._connection = http.client.HTTPConnection(mirror, timeout=_TIMEOUT_S)
+        self._connection = http.client.HTTPConnection(mirror, timeout=PATIENCE_S)
         self._connection.request("GET", f"/v2/{repository}/blobs/{digest}")
         self._answer = self._connection.getresponse()
         assert self._answer.status == 200, self._answer.read()

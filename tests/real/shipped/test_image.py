@@ -40,7 +40,7 @@ def container(images: Images, built: str, place: Path, registry: Registry) -> It
     with ExitStack() as stack:
         started = images.start(built, place / "data", {**variables, "P2PD_MIN_FREE_BYTES": "0"})
         stack.callback(started.stop)
-        started.program.wait_ready(lambda: _is_ready(admin), timeout_s=60)
+        started.program.wait_ready(lambda: _is_ready(admin))
         yield started
 
 

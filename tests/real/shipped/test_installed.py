@@ -19,6 +19,7 @@ from tests.real.shipped.debian import Machine
 from tests.real.shipped.pull import Pull
 from tests.real.web import Credentials, get
 from tests.support.ports import free_port
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.released import PACKAGES, released
 from tests.trust.fixtures import credentials
 from tests.trust.fixtures import host as host_identity
@@ -148,9 +149,9 @@ def test_the_package(
         machine.command("dpkg", "--install", machine.put(shipped.deb)), {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         place / "upgrade.log",
     )  # fmt: skip
-    wait_until(lambda: machine.state("p2pd.service") == "deactivating", "the upgrade restarts p2pd", timeout_s=200)
+    wait_until(lambda: machine.state("p2pd.service") == "deactivating", "the upgrade restarts p2pd", 2 * PATIENCE_S)
     pull.finish()
-    assert upgrade.wait() == 0
+    assert upgrade.wait(2 * PATIENCE_S) == 0
     assert machine.state("p2pd.service") == "active"
     assert machine.property("p2pd.service", "MainPID") != replaced
     assert machine.run("dpkg-query", "--show", "--showformat=${Version}", "p2pd") != BEFORE
