@@ -32,7 +32,7 @@ from peer.trust.piece_keys import ROTATE_S, Certificate
 from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
-from scheduler.protocol.link import Have, LinkHello, LinkMessage, PieceKey
+from scheduler.protocol.link import BATCHES, Have, LinkHello, LinkMessage, PieceKey
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class _Link:
     outbox: LinkOutbox = field(default_factory=LinkOutbox)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     socket: _Socket | None = None
+    takes_batches: bool = False
     kept: bool = False
     renewing: bool = False
     """Whether the link ends because it is to be dialled anew."""
@@ -178,7 +179,7 @@ class Links:
             raise web.HTTPBadRequest(text="this is no opening of a WebSocket") from None
         try:
             async with asyncio.timeout(DIAL_WITHIN_S):
-                hello = _decoded(await socket.receive())
+                hello = LINK.decode(_data_of(await socket.receive()))
             if not isinstance(hello, LinkHello):
                 raise ProtocolError("the first message is not LinkHello")
             self._check(request, hello.host)
@@ -191,7 +192,7 @@ class Links:
             return socket
         link = self._links.setdefault(hello.host, _Link(""))
         if link.socket is None:
-            await self._talk(hello.host, link, socket, dialled=False)
+            await self._talk(hello, link, socket, dialled=False)
         return socket
 
     def shun(self, host: str) -> None:
@@ -215,7 +216,7 @@ class Links:
             self._trust.check(None if transport is None else transport.get_extra_info("ssl_object"), host)
 
     def _hello(self) -> LinkHello:
-        return LinkHello(self._host, VERSION_OLDEST, VERSION_NEWEST)
+        return LinkHello(self._host, VERSION_OLDEST, VERSION_NEWEST, (BATCHES,))
 
     async def _keep(self, host: str, link: _Link) -> None:
         """Have a working link to `host` while anybody wants one, or say that it is lost."""
@@ -261,7 +262,7 @@ class Links:
                 if self._trust is not None:
                     self._trust.check(socket.get_extra_info("ssl_object"), host)
                 await socket.send_bytes(LINK.encode(self._hello()))
-                hello = _decoded(await socket.receive())
+                hello = LINK.decode(_data_of(await socket.receive()))
             if not isinstance(hello, LinkHello) or hello.host != host:
                 raise ProtocolError(f"another host than {host} is at {link.address}")
         except (ProtocolError, TrustError, aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -270,11 +271,12 @@ class Links:
             return False
         async with let_go(socket), socket:
             if link.socket is None:
-                await self._talk(host, link, socket, dialled=True)
+                await self._talk(hello, link, socket, dialled=True)
         return True
 
-    async def _talk(self, host: str, link: _Link, socket: _Socket, *, dialled: bool) -> None:
-        """Exchange news until the link ends."""
+    async def _talk(self, hello: LinkHello, link: _Link, socket: _Socket, *, dialled: bool) -> None:
+        """Exchange news with the neighbour that has said `hello`, until the link ends."""
+        host, link.takes_batches = hello.host, BATCHES in hello.features
         link.socket = socket
         link.outbox = LinkOutbox()
         try:
@@ -306,17 +308,17 @@ class Links:
         clock = asyncio.get_running_loop().time
         allowed = TokenBucket(MESSAGES_PER_S, BURST)
         async for frame in socket:
-            message = None if frame.type in _SIGNS_OF_LIFE else _decoded(frame)
-            if allowed.take(_cost_of(message), clock()):
+            messages = [] if frame.type in _SIGNS_OF_LIFE else LINK.decode_all(_data_of(frame))
+            if allowed.take(max(1, sum(map(_cost_of, messages))), clock()):
                 raise ProtocolError(f"more than {MESSAGES_PER_S} messages a second")
-            if message is None:
-                if frame.type is aiohttp.WSMsgType.PING:
-                    await socket.pong(frame.data)
-            elif isinstance(message, PieceKey):
-                if self._keys is not None:
-                    self._keys.learn(host, message)
-            elif not isinstance(message, Unknown | LinkHello):
-                self._on_message(host, message)
+            if frame.type is aiohttp.WSMsgType.PING:
+                await socket.pong(frame.data)
+            for message in messages:
+                if isinstance(message, PieceKey):
+                    if self._keys is not None:
+                        self._keys.learn(host, message)
+                elif not isinstance(message, Unknown | LinkHello):
+                    self._on_message(host, message)
 
     async def _watch(self, host: str, link: _Link, socket: _Socket, trust: HostTrust, *, dialled: bool) -> None:
         """End the link when it is to be dialled anew. Raises CertificateError once the neighbour is not trusted."""
@@ -346,9 +348,10 @@ class Links:
             link.ready.clear()
             if len(link.outbox) > MAX_WAITING:
                 raise ProtocolError("the neighbour does not read what it is sent")
-            for message in link.outbox.take():
-                await socket.send_bytes(LINK.encode(message))
-                self.sent_messages += 1
+            messages = [*link.outbox.take()]
+            for frame in LINK.encode_all(messages) if link.takes_batches else map(LINK.encode, messages):
+                await socket.send_bytes(frame)
+            self.sent_messages += len(messages)
             sent_s = clock()
 
     def _shun(self, host: str) -> None:
@@ -371,8 +374,8 @@ async def _hang_up(socket: _Socket) -> None:
     await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
 
 
-def _cost_of(message: OnLink | Unknown | None) -> int:
-    """What a frame counts against `MESSAGES_PER_S` and `BURST`."""
+def _cost_of(message: OnLink | Unknown) -> int:
+    """What a message counts against `MESSAGES_PER_S` and `BURST`."""
     return 1 + len(message.spans) // SPANS_OF_A_MESSAGE if isinstance(message, Have) else 1
 
 
@@ -382,9 +385,9 @@ def _certificate_of(socket: _Socket) -> Certificate:
     return Certificate(None) if connection is None else Certificate(connection.getpeercert(True), connection.context)
 
 
-def _decoded(frame: aiohttp.WSMessage) -> OnLink | Unknown:
+def _data_of(frame: aiohttp.WSMessage) -> bytes:
     if frame.type is aiohttp.WSMsgType.ERROR and not isinstance(frame.data, aiohttp.WebSocketError):
         raise ConnectionError(str(frame.data))  # the network's fault, and not the neighbour's
     if frame.type is not aiohttp.WSMsgType.BINARY:
         raise ProtocolError("a frame that is not binary, or the end of the link")
-    return LINK.decode(frame.data)
+    return bytes(frame.data)

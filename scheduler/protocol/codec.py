@@ -6,11 +6,12 @@ Rules:
 2. `decode` raises no exception but ProtocolError for any bytes, and makes no value larger than the frame. Every error
    that a frame alone can show is found here; all other errors are found by the core.
 3. A type's number is never used again.
+4. Where the reader takes it (feature `batches` of a link), one frame may hold several messages: `[71, message, …]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -32,6 +33,13 @@ class Unknown:
 _PACKER: Final = msgpack.Packer()
 """A new packer for each message would cost twice what the packing costs. Threads may share this packer, because it is
 given plain values only: no Python code runs while it packs."""
+
+BATCH: Final = 71
+"""Stands for the type in a frame of several messages."""
+
+MAX_BATCH: Final = 64
+BATCH_BYTES: Final = 16 * 1024
+"""As many messages a frame has at most; and the bytes at which the next message begins another frame."""
 
 Values: TypeAlias = Sequence[object]
 
@@ -137,29 +145,69 @@ class Codec(Generic[Message]):
         self.decode(frame)
         return frame
 
+    def encode_all(self, messages: Iterable[Message]) -> Iterator[bytes]:
+        """As few frames as hold the messages, in order, for a reader that takes batches. Raises ProtocolError."""
+        batch: list[bytes] = []
+        for frame in map(self.encode, messages):
+            if batch and (len(batch) == MAX_BATCH or sum(map(len, batch)) + len(frame) > BATCH_BYTES):
+                yield _batch(batch)
+                batch = []
+            batch.append(frame)
+        if batch:
+            yield _batch(batch)
+
     def decode(self, frame: bytes) -> Message | Unknown:
         """The message of a frame. Raises ProtocolError."""
-        if len(frame) > MAX_FRAME_BYTES:
-            raise ProtocolError(f"a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
-        try:
-            values = msgpack.unpackb(
-                frame,
-                use_list=False,
-                max_str_len=MAX_TEXT_BYTES,
-                max_bin_len=MAX_FRAME_BYTES,
-                max_array_len=4096,
-                max_map_len=64,
-                max_ext_len=0,
-            )
-        except Exception as error:  # msgpack's own errors have no common base, and a frame may provoke any of them
-            raise ProtocolError(f"not MessagePack within bounds ({type(error).__name__})") from None
-        if type(values) is not tuple or not values or type(values[0]) is not int:
-            raise ProtocolError("not an array that starts with a message type")
+        return self._message(_values(frame))
+
+    def decode_all(self, frame: bytes) -> list[Message | Unknown]:
+        """The messages of a frame, which may be a batch. Raises ProtocolError."""
+        values = _values(frame)
+        if values[0] != BATCH:
+            return [self._message(values)]
+        if len(values) > 1 + MAX_BATCH:
+            raise ProtocolError(f"a batch of {len(values) - 1} messages, over {MAX_BATCH}")
+        return [self._message(_typed(each)) for each in values[1:]]
+
+    def _message(self, values: tuple[Any, ...]) -> Message | Unknown:
         kind = self.types.get(values[0])
         if kind is None:
             return Unknown(values[0])
         message: Message = read(kind, values[1:])
         return message
+
+
+def _batch(frames: Sequence[bytes]) -> bytes:
+    """One frame of those of several messages. That of a single one is as any."""
+    if len(frames) == 1:
+        return frames[0]
+    header: bytes = _PACKER.pack_array_header(1 + len(frames))
+    return b"".join((header, bytes((BATCH,)), *frames))
+
+
+def _values(frame: bytes) -> tuple[Any, ...]:
+    """What a frame holds: a type, and what follows. Raises ProtocolError."""
+    if len(frame) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
+    try:
+        values = msgpack.unpackb(
+            frame,
+            use_list=False,
+            max_str_len=MAX_TEXT_BYTES,
+            max_bin_len=MAX_FRAME_BYTES,
+            max_array_len=4096,
+            max_map_len=64,
+            max_ext_len=0,
+        )
+    except Exception as error:  # msgpack's own errors have no common base, and a frame may provoke any of them
+        raise ProtocolError(f"not MessagePack within bounds ({type(error).__name__})") from None
+    return _typed(values)
+
+
+def _typed(values: object) -> tuple[Any, ...]:
+    if type(values) is not tuple or not values or type(values[0]) is not int:
+        raise ProtocolError("not an array that starts with a message type")
+    return values
 
 
 FROM_HOST: Final[Codec[FromHost]] = Codec(

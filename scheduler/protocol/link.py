@@ -5,6 +5,7 @@ Rules:
 2. No digest of a piece travels on a link: the host that sends a piece never says which digest the piece must have.
 3. Have messages are batched. A batch is sent at most half a piece's transfer time after its first piece.
 4. A message is about one generation of the piece map. A message about another generation is ignored.
+5. Whoever says `batches` among the features of its LinkHello takes several messages in one frame: `[71, message, …]`.
 
 Pieces between hosts with certificates, outside of TLS. A host sends PieceKey on each link, first and from time to time.
 Under the newest key the neighbour asks for pieces over plain HTTP, on the port that serves TLS too (the first byte
@@ -24,11 +25,14 @@ authenticated is answered 401: the piece may be asked for over TLS then.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from scheduler.protocol import fields as f
 
 MAX_SPANS_PER_MESSAGE = 4096
+
+BATCHES: Final = "batches"
+"""The feature of whoever takes several messages in one frame (rule 5)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, Codec, Unknown
+from scheduler.protocol.codec import BATCH, FROM_HOST, LINK, MAX_BATCH, TO_HOST, Codec, Unknown
 from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, MAX_INLINE_BYTES, ProtocolError
 from scheduler.protocol.from_host import DigestReport, Fault, Hello, Join, LeasePieces, NeighbourFailed, cost_of
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
 from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.link import DontHave, Have, Span, Unchoke
 from scheduler.protocol.to_host import DigestRun, PieceDigests
 from tests.scheduler.messages import messages
 
@@ -71,6 +72,52 @@ def decode_safely(codec: Codec[Any], frame: bytes) -> None:
         return
     if not isinstance(message, Unknown):
         assert codec.decode(codec.encode(message)) == message
+
+
+class TestABatch:
+    """Several messages in one frame."""
+
+    @given(st.lists(st.sampled_from([*LINK.types.values()]).flatmap(messages), max_size=80))
+    @settings(max_examples=40)
+    def test_holds_the_messages_in_order(self, sent: list[Any]) -> None:
+        frames = [*LINK.encode_all(sent)]
+        assert [message for frame in frames for message in LINK.decode_all(frame)] == sent
+        assert all(len(frame) <= MAX_FRAME_BYTES for frame in frames)
+
+    def test_is_one_frame_for_the_news_of_many_blobs(self) -> None:
+        news = [Have(bytes([blob]) * 32, 1, (Span(blob, blob + 1),)) for blob in range(MAX_BATCH)]
+        assert len([*LINK.encode_all(news)]) == 1
+        assert len([*LINK.encode_all([*news, *news])]) == 2
+
+    def test_of_one_message_is_that_message(self) -> None:
+        assert [*LINK.encode_all([DontHave(DIGEST)])] == [LINK.encode(DontHave(DIGEST))]
+
+    def test_is_a_message_that_an_older_reader_ignores(self) -> None:
+        (frame,) = LINK.encode_all([DontHave(DIGEST), Unchoke(DIGEST)])
+        assert LINK.decode(frame) == Unknown(BATCH)
+
+    @pytest.mark.parametrize(
+        "batch",
+        [
+            [[68, DIGEST]] * (MAX_BATCH + 1),
+            [[68, DIGEST], 3],
+            [[68, DIGEST], []],
+            [[68, DIGEST], [68, b"short"]],
+        ],
+    )
+    def test_with_a_fault_is_refused_as_a_whole(self, batch: list[Any]) -> None:
+        with pytest.raises(ProtocolError):
+            LINK.decode_all(msgpack.packb([BATCH, *batch]))
+
+    def test_in_a_batch_is_ignored(self) -> None:
+        assert LINK.decode_all(msgpack.packb([BATCH, [BATCH, [68, DIGEST]]])) == [Unknown(BATCH)]
+
+    @given(st.lists(things, max_size=6))
+    def test_of_anything_is_messages_or_a_protocol_error(self, batch: list[Any]) -> None:
+        try:
+            LINK.decode_all(msgpack.packb([BATCH, *batch]))
+        except ProtocolError:
+            return
 
 
 def fields_of(message: Any) -> list[Any]:

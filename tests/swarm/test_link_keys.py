@@ -13,7 +13,7 @@ from peer.net.links import Links, _Link
 from peer.tasks import BackgroundTasks
 from peer.trust.piece_keys import Certificate, PieceKeys, PieceRequest
 from scheduler.protocol.codec import LINK
-from scheduler.protocol.link import PieceKey
+from scheduler.protocol.link import LinkHello, PieceKey
 from tests.support.node import asynchronous
 from tests.swarm.test_encrypted_pieces import Trust
 
@@ -59,7 +59,7 @@ async def linked(socket: Socket, trust: Trust | None, keys: PieceKeys | None) ->
             keys=keys,
         )
         link: Any = _Link("")
-        await links._talk("b", link, socket, dialled=True)  # type: ignore[arg-type] # as above
+        await links._talk(LinkHello("b", 1, 1), link, socket, dialled=True)  # type: ignore[arg-type] # as above
         yield socket.story
 
 
