@@ -89,8 +89,8 @@ class Host:
     data: Path
     _stack: AsyncExitStack
 
-    async def blob(self, digest: str, **more: Any) -> Reply:
-        return await ask(self.mirror, "GET", f"/v2/{REPOSITORY}/blobs/{digest}", **more)
+    async def blob(self, digest: str, repository: str = REPOSITORY, **more: Any) -> Reply:
+        return await ask(self.mirror, "GET", f"/v2/{repository}/blobs/{digest}", **more)
 
     async def manifest(self, reference: str) -> Reply:
         return await ask(self.mirror, "GET", f"/v2/{REPOSITORY}/manifests/{reference}")

@@ -183,7 +183,7 @@ class Several:
 
     # -- what hosts pull -------------------------------------------------------------------------------------------
 
-    def push(self) -> dict[str, bytes]:
+    def push(self, repository: str = REPOSITORY) -> dict[str, bytes]:
         """New blobs, as many for each scheduler, by digest."""
         left = {each.id: BLOBS_EACH for each in self.schedulers}
         made: dict[str, bytes] = {}
@@ -192,7 +192,7 @@ class Several:
             owner = self.owner(digest_of(content), self.schedulers).id
             if left[owner]:
                 left[owner] -= 1
-                made[self.registry.put_blob(REPOSITORY, content)] = content
+                made[self.registry.put_blob(repository, content)] = content
         self.digests += made
         return made
 
@@ -218,7 +218,7 @@ class Several:
         overdue = -await overdue_leases(processes(self.schedulers))
         holds = {} if fault is None else self.hold(blobs, victim or self.schedulers[0])
         async with asyncio.TaskGroup() as group:
-            pulling = group.create_task(self._fetch(blobs))
+            pulling = group.create_task(self.fetch(blobs))
             if fault is not None:
                 for each in holds.values():
                     await until_true(each.reached.is_set)
@@ -228,7 +228,7 @@ class Several:
                 await asyncio.sleep(0)  # the fault has begun
                 if goes_on:
                     more = self.push()
-                    await self._fetch(more)
+                    await self.fetch(more)
                 await happening
             await pulling
         others = [each for each in self.schedulers if each is not victim]
@@ -242,8 +242,10 @@ class Several:
         else:
             assert twice <= LEASE_BYTES * (in_flight + overdue), (twice, in_flight, overdue)
 
-    async def _fetch(self, blobs: Mapping[str, bytes]) -> None:
-        replies: list[Reply] = await together([host.blob(digest) for host in self.hosts for digest in blobs])
+    async def fetch(self, blobs: Mapping[str, bytes], repository: str = REPOSITORY) -> None:
+        """All hosts get each of these blobs."""
+        wanted = [host.blob(digest, repository) for host in self.hosts for digest in blobs]
+        replies: list[Reply] = await together(wanted)
         whole = list(blobs.values()) * len(self.hosts)
         noticed = [each for each, content in zip(replies, whole, strict=True) if each.body != content]
         assert not noticed, [(each.status, each.end, len(each.body), each.body[:300]) for each in noticed]
@@ -308,14 +310,17 @@ class Several:
         told = [each for scheduler in self.schedulers for each in scheduler.lists if each["epoch"] >= since]
         return all(set(each["schedulers"]) == set(self.urls) for each in told)
 
-    async def shown_by_all(self) -> tuple[int, int, int] | None:
-        """Schedulers, hosts, and bytes that hosts have received, as each scheduler shows them; None if they differ."""
+    async def shown_by_all(self, repository: str) -> tuple[int, int, int] | None:
+        """Schedulers, hosts, and bytes that hosts have received of a repository, as each scheduler shows them.
+
+        None if they differ.
+        """
         pages = [await each.page() for each in self.schedulers]
         shown = {
             (
                 page["cluster"]["schedulers"] - page["cluster"]["untold"],
                 page["cluster"]["hosts"],
-                sum(pull["received_bytes"] for pull in page["pulls"].values()),
+                sum(pull["received_bytes"] for pull in page["pulls"].values() if pull["repository"] == repository),
             )
             for page in pages
         }

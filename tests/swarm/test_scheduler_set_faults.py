@@ -27,8 +27,6 @@ from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import Host, together, until_true
 from tests.swarm.scripted import ScriptedHost
 from tests.swarm.several import (
-    BLOB_BYTES,
-    BLOBS_EACH,
     Running,
     SchedulerOfSeveral,
     Several,
@@ -105,24 +103,20 @@ def test_one_is_killed(run: Callable[[Scenario], None]) -> None:
 
 def test_each_shows_what_all_have_seen_also_once_one_was_killed(run: Callable[[Scenario], None]) -> None:
     async def scenario(made: Several) -> None:
-        all_hosts, received = (3, len(made.hosts)), 0
+        blobs = made.push("shown")
+        whole = sum(map(len, blobs.values())) * len(made.hosts)
 
         async def all_show_it() -> bool:
-            nonlocal received
-            shown = await made.shown_by_all()
-            if shown is None or shown[:2] != all_hosts or shown[2] < least:
-                return False
-            received = shown[2]
-            return True
+            shown = await made.shown_by_all("shown")
+            assert shown is None or shown[2] <= whole, "nothing twice"
+            return shown == (3, len(made.hosts), whole)
 
-        await made.pull()
-        least = len(made.hosts) * len(made.schedulers) * BLOBS_EACH * BLOB_BYTES
+        await made.fetch(blobs, "shown")
         await until(all_show_it)
-        victim, least = made.schedulers[1], received
+        victim = made.schedulers[1]
         victim.kill()
         await victim.start()
         await until(all_show_it)
-        assert received == least, "nothing twice, and nothing is lost"
 
     run(scenario)
 
