@@ -16,7 +16,8 @@ Rules:
 5. A swarm of N hosts doubles the holders of a piece log2 N times before all have it, and each of these rounds takes as
    long as a piece. So the best length is that of `scheduler.protocol.geometry.piece_length`, with the hosts and the
    links that there are: a large swarm has half the usual length or less if its links are slow or its pieces are few.
-   In a small one each piece costs more than it gives: news, requests and wake-ups (docs/decisions, 0044 and 0046).
+   In a small one each piece costs more than it gives: news, requests and wake-ups (docs/decisions, 0044 and 0046). In
+   a vast one, too.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Lengths:
     def _chosen(self, size_bytes: int) -> int:
         """The length of the pieces of a blob that nobody has divided yet (rule 5)."""
         settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
-        if hosts < settings.large_swarm or self._state.dividing < hosts:
+        if not settings.large_swarm <= hosts <= settings.vast_swarm or self._state.dividing < hosts:
             return length
         blob_s = size_bytes / self._state.piece_bytes_per_s
         best_count = math.sqrt(math.log2(hosts) * blob_s / settings.piece_cost_s)

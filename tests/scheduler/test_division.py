@@ -109,8 +109,11 @@ def test_a_large_swarm_has_shorter_pieces() -> None:
     assert piece_map.count == SIZE // SHORT
 
 
-@pytest.mark.parametrize("settings", [SMALL, replace(LARGE, large_swarm=3), replace(LARGE, piece_cost_s=0.002)])
-def test_a_small_swarm_and_one_with_enough_pieces_have_the_usual_ones(settings: SchedulerSettings) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [SMALL, replace(LARGE, large_swarm=3), replace(LARGE, vast_swarm=1), replace(LARGE, piece_cost_s=0.002)],
+)
+def test_a_small_swarm_a_vast_one_and_one_with_enough_pieces_have_the_usual_ones(settings: SchedulerSettings) -> None:
     assert divided(Cluster(settings, "a", "b").says("a", JOIN)) == 0
 
 
