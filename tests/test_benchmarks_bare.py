@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bare.command import BareTestbed
-from benchmarks.bare.node import PIECE_BYTES
+
+PIECE_BYTES = 512 * 1024
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces")
 def test_each_host_takes_all_pieces_and_tells_as_many_others_as_it_is_to(tmp_path: Path) -> None:
     file = tmp_path / "pieces"
     file.write_bytes(bytes(4 * PIECE_BYTES))
-    said = BareTestbed(file, argparse.Namespace(nodes=3, rate=100e6, news=2, runs=1)).play()
+    options = argparse.Namespace(nodes=3, rate=100e6, news=2, runs=1, piece_size=PIECE_BYTES)
+    said = BareTestbed(file, options).play()
     assert [each["heard"] for each in said] == [8, 8, 8]
     assert all(each["cpu_s"] >= each["loop_s"] > 0 for each in said)

@@ -3,7 +3,7 @@
 Rules:
 1. A host serves pieces and WebSockets with aiohttp, uvloop and aiofastnet, and asks with p2pd's own client. It takes
    each piece from the next of the others, hashes it twice, writes it, and tells NEWS others of it by a frame each.
-2. That is what a host of p2pd does at the least (`benchmarks.cluster --open`, with as many pieces of 512 KiB): there is
+2. That is what a host of p2pd does at the least (`benchmarks.cluster --open`, with as many such pieces): there is
    no scheduler, no choice, no refusal, no client, no check and no log. So p2pd's CPU time can come near to this one.
 3. Links have the rates of `cluster`. All hosts begin once all have links to all, and stop once all have all pieces.
 """
@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import programs
-from benchmarks.arguments import bytes_per_s, positive, within
-from benchmarks.bare.node import PIECE_BYTES
+from benchmarks.arguments import bytes_per_s, positive, size, within
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.namespaces import NetworkHost, network
 from benchmarks.report import Figure
@@ -60,8 +59,9 @@ class BareTestbed:
 
     @contextmanager
     def _node(self, host: NetworkHost, own: int, addresses: list[str]) -> Iterator[subprocess.Popen[str]]:
-        words = [sys.executable, "-m", "benchmarks.bare.node", str(self.file), str(own), str(self.options.news)]
-        with host.call(_started, [*words, *addresses]) as node:
+        numbers = [str(number) for number in (self.options.piece_size, own, self.options.news)]
+        words = [sys.executable, "-m", "benchmarks.bare.node", str(self.file), *numbers, *addresses]
+        with host.call(_started, words) as node:
             try:
                 yield node
             finally:
@@ -90,7 +90,7 @@ def _heard(node: subprocess.Popen[str]) -> str:
 def bare(bed: BareTestbed) -> list[Figure]:
     runs = [bed.play() for _ in range(bed.options.runs)]
     means = {key: [_mean(run, key) for run in runs] for key in ("cpu_s", "loop_s", "heard")}
-    limit_s = bed.options.pieces * PIECE_BYTES / bed.options.rate
+    limit_s = bed.options.pieces * bed.options.piece_size / bed.options.rate
     frames = {"frames_per_piece": means["heard"][0] / bed.options.pieces}
     return [
         Figure("cpu_s_per_node", means["cpu_s"], sides=frames),
@@ -105,7 +105,8 @@ def _mean(run: list[dict[str, Any]], key: str) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=within(2, 64), default=16, help="(default %(default)s)")
-    parser.add_argument("--pieces", type=positive, default=320, help="of 512 KiB (default %(default)s)")
+    parser.add_argument("--pieces", type=positive, default=320, help="(default %(default)s)")
+    parser.add_argument("--piece-size", type=size, default="512KiB", help="(default %(default)s)")
     parser.add_argument(
         "--news", type=positive, default=9, help="others that are told of a piece (default %(default)s)"
     )
@@ -118,7 +119,7 @@ def open_testbed(options: argparse.Namespace) -> Iterator[BareTestbed]:
         file = Path(directory) / "pieces"
         with file.open("wb") as stream:
             for _ in range(options.pieces):
-                stream.write(os.urandom(PIECE_BYTES))
+                stream.write(os.urandom(options.piece_size))
         yield BareTestbed(file, options)
 
 

@@ -1,4 +1,4 @@
-"""One host that decides nothing: `python -m benchmarks.bare.node FILE OWN NEWS ADDRESS…`.
+"""One host that decides nothing: `python -m benchmarks.bare.node FILE PIECE_BYTES OWN NEWS ADDRESS…`.
 
 FILE has the pieces, OWN is the index of the own ADDRESS, and NEWS is how many others are told of each piece. The host
 goes on with each line on standard input, and says a line when it serves, when it has links to all, and when it has all
@@ -32,7 +32,6 @@ from blake3 import blake3
 
 from peer.neighbour_http import NeighbourClient
 
-PIECE_BYTES: Final = 512 * 1024
 AT_ONCE: Final = 4
 """Pieces that are on their way to a host at a time."""
 
@@ -52,13 +51,14 @@ class _File:
 class BareHost:
     """The host `own` of those at `addresses`. It is served pieces by the others, in turns."""
 
-    def __init__(self, path: Path, own: int, news: int, addresses: list[str]) -> None:
+    def __init__(self, path: Path, piece_bytes: int, own: int, news: int, addresses: list[str]) -> None:
         self.heard = 0
+        self._piece_bytes = piece_bytes
         self._own = own
         self._news = news
         self._addresses = addresses
         self._file = _File(path)
-        self._count = path.stat().st_size // PIECE_BYTES
+        self._count = path.stat().st_size // piece_bytes
         self._links: dict[int, Socket] = {}
         self._stored = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 # ends with the process
         self._sha256 = hashlib.sha256()
@@ -88,7 +88,7 @@ class BareHost:
     async def _fetch_some(
         self, clients: list[NeighbourClient], turns: Iterator[int], threads: ThreadPoolExecutor
     ) -> None:
-        hosts, buffer, loop = len(clients), bytearray(PIECE_BYTES), asyncio.get_running_loop()
+        hosts, buffer, loop = len(clients), bytearray(self._piece_bytes), asyncio.get_running_loop()
         for turn in turns:
             index = (turn + self._own * self._count // hosts) % self._count
             sender = (self._own + 1 + turn % (hosts - 1)) % hosts
@@ -102,16 +102,16 @@ class BareHost:
         with memoryview(buffer) as view, client.get(f"/piece/{index}") as answer:
             answer.readinto(view)
             digest = blake3(view).digest()
-            os.pwrite(self._stored.fileno(), view, index * PIECE_BYTES)
+            os.pwrite(self._stored.fileno(), view, index * self._piece_bytes)
             with self._hashing:
                 self._sha256.update(view)
         return digest
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(PIECE_BYTES)})
+        response = web.StreamResponse(headers={"Content-Length": str(self._piece_bytes)})
         await response.prepare(request)
-        start = int(request.match_info["index"]) * PIECE_BYTES
-        await asyncio.get_running_loop().sendfile(request.transport, self._file, start, PIECE_BYTES)  # type: ignore[arg-type]
+        start = int(request.match_info["index"]) * self._piece_bytes
+        await asyncio.get_running_loop().sendfile(request.transport, self._file, start, self._piece_bytes)  # type: ignore[arg-type]
         await response.write_eof()
         return response
 
@@ -133,8 +133,8 @@ def _used_s(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def main(path: str, own: str, news: str, *addresses: str) -> None:
-    host = BareHost(Path(path), int(own), int(news), [*addresses])
+async def main(path: str, piece_bytes: str, own: str, news: str, *addresses: str) -> None:
+    host = BareHost(Path(path), int(piece_bytes), int(own), int(news), [*addresses])
     orders = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
