@@ -122,8 +122,7 @@ class Readers:
 
     def whole_length(self, digest: AnyDigest) -> int | None:
         """The length of a blob that is held whole. It is proven, unlike the length in a manifest or in headers."""
-        held = self.peek(digest) if isinstance(digest, Digest) else None
-        return held.size_bytes if held is not None and held.complete else None
+        return self._host.store.whole_length(digest) if isinstance(digest, Digest) else None
 
     def is_only_for(self, digest: AnyDigest, place: tuple[str, str]) -> bool:
         """Whether nothing of `digest` is here, or on its way, because of another place (upstream, repository)."""

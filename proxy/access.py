@@ -38,8 +38,8 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from enum import Enum, auto
+from typing import NamedTuple
 
 import structlog
 
@@ -74,8 +74,7 @@ class Exchange(Enum):
     """Hosts show certificates, or the operator answers for the network (`allow_open`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(NamedTuple):
     """The client may have a digest.
 
     `client` is the holder of the grant, `credential` the one to use at the origin, `until` the monotonic time at which
@@ -231,7 +230,7 @@ class Access:
         self._grant(repository, permit, endpoint, below)
         anyones = self._grants.find(ANYONE, repository, manifest.endpoint, manifest.digest, now)
         if permit.client != ANYONE and anyones is not None:
-            self._grant(repository, replace(permit, client=ANYONE, until=anyones.until), endpoint, below)
+            self._grant(repository, permit._replace(client=ANYONE, until=anyones.until), endpoint, below)
         # Where publicness decides what is exchanged, it is asked of each image: a repository's others may differ.
         probed = repository, manifest.digest if self._exchange is Exchange.PUBLIC else None
         if permit.client != ANYONE and now - self._probed.get(probed, float("-inf")) > PROBE_EVERY_S:

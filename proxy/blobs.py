@@ -82,17 +82,18 @@ class Blobs:
         content = Content(context.request, ranges, headers, context.sent)
         if ranges.are_closed and (answer := await self._answer_lazy_read(context, permit, content, expected)):
             return answer
-        with self._prefetch.of_blob(context, permit):
-            whole = False
-            try:
-                try:
-                    response = await self._answer(context, permit, content, expected)
-                except P2pdError as error:
-                    response = content.cut(error)
-                whole = context.sent.error is None
-            finally:
-                if not whole:
-                    self._lazy.ended_early(digest)
+        whole = False
+        self._prefetch.blob_asked(context, permit)
+        try:
+            response = await self._answer(context, permit, content, expected)
+            whole = context.sent.error is None
+        except P2pdError as error:
+            context.sent.error = error
+            response = content.cut(error)
+        finally:
+            self._prefetch.blob_ended(context, permit)
+            if not whole:
+                self._lazy.ended_early(digest)
         if context.sent.error is not None:
             log.warning("cut a client's blob short", digest=digest, error=str(context.sent.error))
         return response

@@ -95,7 +95,7 @@ class Catalog:
         self._max_known = max_known
         self._operators = {upstream: _hashed(upstream, user) for upstream, user in operators.items()}
         self._writes_fail = False
-        self._read_as_known: set[tuple[str, str, str]] = set()
+        self._read_as_known: set[tuple[Repository, Endpoint, AnyDigest]] = set()
         self._database, self._identity = self._opened()
 
     @classmethod
@@ -207,12 +207,12 @@ class Catalog:
 
     def is_known(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         """Whether the repository has `digest` at that endpoint."""
-        row = _row(repository, endpoint, digest)
-        if row not in self._read_as_known and self._public(repository, endpoint, digest) is not None:
+        known = repository, endpoint, digest
+        if known not in self._read_as_known and self._public(repository, endpoint, digest) is not None:
             if len(self._read_as_known) >= MAX_READ_AS_KNOWN:
                 self._read_as_known.clear()
-            self._read_as_known.add(row)
-        return row in self._read_as_known
+            self._read_as_known.add(known)
+        return known in self._read_as_known
 
     def is_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         """Whether the repository has `digest` at that endpoint for anyone."""

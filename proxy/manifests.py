@@ -46,7 +46,7 @@ class Manifests:
             self._prefetch.tag_resolved(permit, route.repository, Tag(route.reference), digest)
         try:
             if context.head or context.not_modified(digest):
-                found = await self._blobs.describe(context, digest, replace(permit, described=expected), Kind.MANIFEST)
+                found = await self._blobs.describe(context, digest, permit._replace(described=expected), Kind.MANIFEST)
                 return context.head_response(found)
             return await self._send(context, digest, permit, expected)
         except ManifestError:

@@ -19,7 +19,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import structlog
 from aiohttp import web
@@ -52,8 +52,7 @@ CLIENT_GONE = 499
 FORWARDED_HEADERS = ("content-type", "oci-filters-applied", "warning")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """One request and its answer, for the metrics. `cache` is how it was served.
 
     `first_byte_s` is from the request until the first byte of a body was there, None without a body. For `waited_s`
@@ -186,7 +185,7 @@ class Mirror:
             request.raw_path.partition("?")[0],
             named,
             request.headers.get("OCI-Namespace"),
-            self._origins.upstreams.keys(),
+            self._origins.names,
             self._default_of(request),
             any_host=self._origins.others is not None,
         )

@@ -75,6 +75,7 @@ class Origins:
         make_other: Callable[[UpstreamName], HttpOrigin] | None = None,
     ) -> None:
         self.upstreams = upstreams
+        self.names = frozenset(upstreams)
         self._make_other = make_other
         self._others = OtherUpstreams(make_other) if make_other else None
         self._removed: dict[UpstreamName, UpstreamOrigin] = {}
@@ -112,6 +113,7 @@ class Origins:
         What is under way goes on: a request to an upstream that is gone, and a download that another origin has begun.
         """
         before, self.upstreams = self.upstreams, upstreams
+        self.names = frozenset(upstreams)
         for name, upstream in before.items():
             if upstreams.get(name) is not upstream:
                 self._removed[name] = upstream.retire()

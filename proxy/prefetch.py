@@ -7,8 +7,6 @@ is only logged: the client gets the layer, or the error, when it asks.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
 
@@ -72,28 +70,24 @@ class Prefetch:
             now=time.monotonic(),
         )
 
-    @contextmanager
-    def of_blob(self, context: RequestContext, permit: Permit) -> Iterator[None]:
-        """Start to fetch the next layers; then the block answers the client's GET of a blob."""
+    def blob_asked(self, context: RequestContext, permit: Permit) -> None:
+        """A client's GET of a blob is about to be answered: start to fetch the next layers."""
         repository, digest = context.route.repository, context.route.digest
         layers = self._pulls.blob_asked(permit.client, repository, digest, time.monotonic())
         for layer in [] if self._draining else layers:
             self._fetch_ahead(repository, layer, permit)
-        try:
-            yield
-        except P2pdError as error:
-            context.sent.error = error
-            raise
-        finally:
-            self._pulls.blob_ended(
-                permit.client,
-                repository,
-                digest,
-                sent_bytes=context.sent.body_bytes,
-                relayed=context.cache == "none",
-                failed=context.sent.error is not None,
-                now=time.monotonic(),
-            )
+
+    def blob_ended(self, context: RequestContext, permit: Permit) -> None:
+        """The answer that `blob_asked` was told of has ended."""
+        self._pulls.blob_ended(
+            permit.client,
+            context.route.repository,
+            context.route.digest,
+            sent_bytes=context.sent.body_bytes,
+            relayed=context.cache == "none",
+            failed=context.sent.error is not None,
+            now=time.monotonic(),
+        )
 
     def drain(self) -> None:
         """From now on, fetch nothing ahead."""

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -83,6 +84,7 @@ class Served:
             self.miss_bytes += record.body_bytes
 
 
+@lru_cache(maxsize=256)
 def family_of(user_agent: str) -> str:
     """The kind of client, by its user agent: `docker` of `docker/29.0 go/go1.25`."""
     return user_agent.split("/", 1)[0].split(" ", 1)[0].lower() or "unknown"

@@ -21,7 +21,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -165,7 +165,7 @@ class Records:
             return None
         belongs = header.digest == digest and header.size_bytes == signature.size_bytes
         is_ours = header.piece_length == piece_length(signature.size_bytes)
-        if not (belongs and is_ours and is_complete and header.of_file == astuple(signature)):
+        if not (belongs and is_ours and is_complete and header.of_file == signature):
             return None
         return AdoptedBlob(content, header, path, self._health)
 
@@ -185,10 +185,10 @@ class Records:
                 now = Signature.of(os.fstat(file))
             finally:
                 os.close(file)
-            if now == blob.signature or replace(now, ctime_ns=blob.signature.ctime_ns) != blob.signature:
+            if now == blob.signature or now._replace(ctime_ns=blob.signature.ctime_ns) != blob.signature:
                 return
             entries = decode(read_file(blob.record_path)).pieces
-            self._write(blob.record_path, replace(blob.header, of_file=astuple(now)), entries)
+            self._write(blob.record_path, replace(blob.header, of_file=now), entries)
             blob.signature = now
         except (OSError, StoreError):
             return  # it is read anew

@@ -92,9 +92,9 @@ class Blob:
         self._recovered = recovered
         self._recovering = threading.Lock()
         self._appending = threading.Lock()
-        self._lock = threading.Condition()
+        self._lock = threading.RLock()
         self._was_whole = whole or header.digest == EMPTY_DIGEST
-        self._sha256 = PrefixHash(header, self.data, self.pieces, self._lock)
+        self._sha256 = PrefixHash(header, self.data, self.pieces, threading.Condition(self._lock))
         self._check = Check(self.count)
         self._stored = self.whole
         """COMPLETE is in the record, or was tried to be: from then on the file is not written to."""

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from peer.store.piece_set import PieceSet
 
@@ -26,8 +25,7 @@ AGAIN_S: Final = 600.0
 FRESH_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(NamedTuple):
     """What changes when somebody writes to a file, or puts another in its place."""
 
     device: int

@@ -12,7 +12,6 @@ import os
 import stat
 import threading
 from contextlib import suppress
-from dataclasses import astuple
 from types import TracebackType
 from typing import Self
 
@@ -121,7 +120,7 @@ class Reading:
         self.is_wrong = is_unchanged and not is_right
         if is_unchanged and is_right:
             digest = Digest(f"sha256:{self._name}")
-            of_file = astuple(self.signature)
+            of_file = self.signature
             self.header = Header(digest, self.size_bytes, self._length, self._media_type(), of_file)
         self.is_over = True
 

@@ -126,6 +126,12 @@ class Store:
             blob = self._held.get(digest)
             return None if blob is None else self._held.info(blob)
 
+    def whole_length(self, digest: str) -> int | None:
+        """The length of a blob that is held whole."""
+        with self._lock:
+            blob = self._held.get(digest)
+            return blob.size_bytes if blob is not None and blob.whole else None
+
     def came(self, digest: str) -> Came:
         """What has come of a blob that is held, whole or not, since the start."""
         with self._lock:

@@ -9,7 +9,8 @@ to another machine.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from functools import lru_cache
 
 LOCALHOST = "localhost"
 
@@ -19,12 +20,12 @@ NOT_FOR_US = (
 )
 
 
-def is_for_us(headers: Iterable[str], names: Collection[str]) -> bool:
+def is_for_us(headers: Iterable[str], names: frozenset[str]) -> bool:
     """Whether all of a request's Host headers have an IP address, `localhost`, or one of `names` (in lower case).
 
     A request without a Host header passes: browsers always send one.
     """
-    return all(_is_ours(_host(header), names) for header in headers)
+    return all(_is_ours(header, names) for header in headers)
 
 
 def _host(header: str) -> str:
@@ -35,7 +36,9 @@ def _host(header: str) -> str:
     return text.partition(":")[0].removesuffix(".")
 
 
-def _is_ours(host: str, names: Collection[str]) -> bool:
+@lru_cache(maxsize=64)  # the clients of a machine have few ways to name it
+def _is_ours(header: str, names: frozenset[str]) -> bool:
+    host = _host(header)
     if host == LOCALHOST or host in names:
         return True
     try:

@@ -16,9 +16,10 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -110,12 +111,13 @@ _PATH = re.compile(
 _PUSH = re.compile(r"/v2/.+/blobs/uploads(?:/[^/]*)?")
 
 
+@lru_cache(maxsize=1024)  # a client asks for each blob twice or more; what is refused is not kept
 def parse_route(
     method: str,
     path: str,
     ns: str | None,
     ns_header: str | None,
-    upstreams: Collection[UpstreamName],
+    upstreams: frozenset[UpstreamName],
     default: UpstreamName,
     *,
     any_host: bool = False,
@@ -163,7 +165,7 @@ def parse_route(
     return Route(endpoint, repository, reference, prefix, renamed)
 
 
-def _host_in_path(component: str, upstreams: Collection[UpstreamName], *, any_host: bool) -> UpstreamName | None:
+def _host_in_path(component: str, upstreams: frozenset[UpstreamName], *, any_host: bool) -> UpstreamName | None:
     """The upstream that the first component of a path names: `host`, `host:port` or `host__port`."""
     host = component_as_host(component)
     try:

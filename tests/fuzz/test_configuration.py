@@ -45,6 +45,7 @@ from tests.peer.origin_fixtures import NOBODY
 from tests.support.images import content_of, digest_of, make_image
 
 HUB = UpstreamName("docker.io")
+HUBS = frozenset({HUB})
 EXPECTED = (P2pdError, TrustError, UnauthenticatedError)
 
 # -- files of configuration --------------------------------------------------------------------------------------------
@@ -175,9 +176,9 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "accept": lambda text: accepts(text, "application/json"),
     "if-none-match": lambda text: not_modified(text, "sha256:" + "a" * 64),
     "host": lambda text: is_for_us([text], frozenset({"localhost"})),
-    "link": lambda text: next_page(text, parse_route("GET", "/v2/app/tags/list", None, None, {HUB}, HUB), named=True),
-    "path": lambda text: parse_route("GET", f"/v2/{text}", None, None, {HUB}, HUB),
-    "ns": lambda text: parse_route("GET", "/v2/", text, None, {HUB}, HUB, any_host=True),
+    "link": lambda text: next_page(text, parse_route("GET", "/v2/app/tags/list", None, None, HUBS, HUB), named=True),
+    "path": lambda text: parse_route("GET", f"/v2/{text}", None, None, HUBS, HUB),
+    "ns": lambda text: parse_route("GET", "/v2/", text, None, HUBS, HUB, any_host=True),
     "digest": AnyDigest,
     "image": parse_image_reference,
     "manifest": lambda text: parse_manifest(text.encode("utf-8", "replace")),

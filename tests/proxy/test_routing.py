@@ -18,7 +18,7 @@ from proxy.core.oci_errors import Code
 from proxy.core.routing import NO_NAME, Endpoint, Route, RouteError, parse_route
 
 HUB, GHCR, LOCAL = UpstreamName("docker.io"), UpstreamName("ghcr.io"), UpstreamName("localhost:5000")
-UPSTREAMS = [HUB, GHCR, LOCAL]
+UPSTREAMS = frozenset({HUB, GHCR, LOCAL})
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 BLOB = f"/v2/library/app/blobs/{DIGEST}"
 
@@ -148,7 +148,7 @@ class TestUpstream:
     def test_one_with_a_port(self, prefix: str) -> None:
         harbor = UpstreamName("harbor.corp:5001")
         path = f"/v2/{prefix}/app/tags/list"
-        found = parse_route("GET", path, None, None, [HUB, harbor], HUB)
+        found = parse_route("GET", path, None, None, frozenset({HUB, harbor}), HUB)
         assert (found.upstream, found.repository.name) == (harbor, "app")
         assert refused(path) == (404, Code.NAME_UNKNOWN)
 
@@ -167,7 +167,7 @@ class TestUpstream:
     def test_library_is_implied_nowhere_else(self) -> None:
         assert route("/v2/app/tags/list", ns="ghcr.io").repository.name == "app"
         assert route("/v2/ghcr.io/app/tags/list").repository.name == "app"
-        assert parse_route("GET", "/v2/app/tags/list", None, None, [GHCR], GHCR).repository.name == "app"
+        assert parse_route("GET", "/v2/app/tags/list", None, None, frozenset({GHCR}), GHCR).repository.name == "app"
         assert route("/v2/team/app/tags/list").repository.name == "team/app"
 
     @pytest.mark.parametrize("ns", ["docker.io", "quay.io"])
