@@ -41,6 +41,9 @@ PACKAGES = {
     "tc": "iproute2",
 }
 REPOSITORY = "bench/blobs"
+REREAD = "p2pd_reread_bytes_total"
+"""What p2pd has read back from its own files for their SHA-256, as pieces came out of order."""
+
 ROOT = Path(__file__).parents[1]
 """The directory in which `python -m p2pd` and `python -m benchmarks.receive` work without an installation."""
 
@@ -269,6 +272,17 @@ def answer(address: str, path: str) -> Any:
     with closing(http.client.HTTPConnection(address, timeout=START_BOUND_S)) as connection:
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())
+
+
+def metric(address: str, sample: str) -> int:
+    """The value of one sample, such as `p2pd_reread_bytes_total`, at an admin port; 0 if there is none.
+
+    Raises OSError or HTTPException.
+    """
+    with closing(http.client.HTTPConnection(address, timeout=START_BOUND_S)) as connection:
+        connection.request("GET", "/metrics")
+        found = re.search(rf"^{re.escape(sample)} (.+)$", connection.getresponse().read().decode(), re.MULTILINE)
+    return 0 if found is None else round(float(found[1]))
 
 
 def versions() -> dict[str, str]:

@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks import programs
 from benchmarks.arguments import bytes_per_s, size
 from benchmarks.background.foreground import throughput
 from benchmarks.cluster.command import versions, workdir
@@ -58,16 +57,14 @@ class Line(PreheatedSwarm):
 
     def received_bytes(self, source: str = "peer") -> int:
         """Verified bytes that the node at the other end has had."""
-        found = re.search(rf'^p2pd_download_bytes_total{{source="{source}"}} (.+)$', self._metrics(), re.MULTILINE)
-        return 0 if found is None else round(float(found[1]))
+        return self._metric(f'p2pd_download_bytes_total{{source="{source}"}}')
 
     def background_bytes(self) -> int:
         """Of these, what the background transport brought."""
-        found = re.search(r'^p2pd_background_bytes_total{direction="received"} (.+)$', self._metrics(), re.MULTILINE)
-        return 0 if found is None else round(float(found[1]))
+        return self._metric('p2pd_background_bytes_total{direction="received"}')
 
-    def _metrics(self) -> str:
-        return self._place.hosts[THERE].call(_got, f"http://{self._nodes[THERE][1]}/metrics")
+    def _metric(self, sample: str) -> int:
+        return self._place.hosts[THERE].call(programs.metric, self._nodes[THERE][1], sample)
 
     def until_received(self, least: int) -> None:
         """Wait for so many verified bytes. Raises UnmeasurableError."""
@@ -199,12 +196,6 @@ def play(transport: str) -> Measure[BackgroundTestbed]:
 
     names = ("foreground", "free_line", "takeover", "takeover_again_bytes")
     return Measure(tuple(f"{name}.{transport}" for name in names), figures)
-
-
-def _got(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # the admin port
-        text: str = answer.read().decode()
-        return text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -106,6 +106,7 @@ class ClusterRun:
     cpu_share: float
     nodes_cpu_s: float
     clients_cpu_s: float
+    reread_bytes: int
 
 
 class ClusterTestbed:
@@ -182,7 +183,7 @@ class ClusterTestbed:
                 link_messages=counts.link_messages,
                 scheduler_messages=counts.scheduler_messages,
             )
-        return ClusterRun(played, busy_s / (busy_s + idle_s), counts.cpu_s, clients_cpu_s)
+        return ClusterRun(played, busy_s / (busy_s + idle_s), counts.cpu_s, clients_cpu_s, counts.reread_bytes)
 
     def others(self, names: Sequence[str]) -> dict[str, RunResult]:
         """The scenario without p2pd, in each of these ways, all of them at the same time."""
@@ -291,6 +292,7 @@ def swarm(bed: ClusterTestbed) -> list[Figure]:
         figure("cpu_share", [run.cpu_share for run in runs]),
         figure("cpu_s_per_node", [run.nodes_cpu_s / pulls for run in runs]),
         figure("cpu_s_per_gib.nodes", [run.nodes_cpu_s / gib for run in runs]),
+        figure("reread_share", [run.reread_bytes / (gib * GIB) for run in runs]),
         figure("cpu_s_per_gib.clients", [run.clients_cpu_s / gib for run in runs]),
     ]
 
@@ -373,6 +375,7 @@ COMMAND = Command(
                 "cpu_share",
                 "cpu_s_per_node",
                 "cpu_s_per_gib.nodes",
+                "reread_share",
                 "cpu_s_per_gib.clients",
             ),
             swarm,

@@ -196,6 +196,7 @@ class Counts:
 
     link_messages: int
     scheduler_messages: int
+    reread_bytes: int
     cpu_s: float
 
 
@@ -248,8 +249,10 @@ class SwarmClients(Clients):
         """The counts of each running node."""
         counts = {}
         for name, (program, admin) in self._nodes.items():
-            said = self._place.hosts[name].call(programs.answer, admin, "/status")["swarm"]
-            counts[name] = Counts(said["link_messages"], said["scheduler_messages"], cpu_s(program.pid))
+            call = self._place.hosts[name].call
+            said = call(programs.answer, admin, "/status")["swarm"]
+            reread_bytes = call(programs.metric, admin, programs.REREAD)
+            counts[name] = Counts(said["link_messages"], said["scheduler_messages"], reread_bytes, cpu_s(program.pid))
         return counts
 
     def _source(self, name: str) -> str:
@@ -291,6 +294,7 @@ def counted_since(before: Mapping[str, Counts], now: Mapping[str, Counts]) -> Co
     return Counts(
         sum(each.link_messages - earlier.link_messages for each, earlier in pairs),
         sum(each.scheduler_messages - earlier.scheduler_messages for each, earlier in pairs),
+        sum(each.reread_bytes - earlier.reread_bytes for each, earlier in pairs),
         sum(each.cpu_s - earlier.cpu_s for each, earlier in pairs),
     )
 

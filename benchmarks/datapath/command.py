@@ -36,6 +36,7 @@ BARS = {
     "cold_vs_pull_through": Bar("<=", 0.9),
     "small_vs_registry": Bar(">=", 10),
     "cpu_s_per_gib.cold": Bar("<=", 1.9),
+    "reread_share": Bar("<=", 0.02),
     "rss_mib.idle": Bar("<=", 48),
     "rss_mib.busy": Bar("<=", 100),
     "ready_s": Bar("<=", 0.6),
@@ -45,7 +46,7 @@ BARS = {
 LIMITED_BARS = {bytes_per_s("1gbit"): Bar("<=", 1.02), bytes_per_s("5gbit"): Bar("<=", 1.1)}
 """The bars of `cold_vs_direct` by the rate of the origin's link."""
 
-LIMITED = ("cold_vs_direct", "cpu_s_per_gib.cold", "origin_goodput_share", "cold_vs_pull_through")
+LIMITED = ("cold_vs_direct", "cpu_s_per_gib.cold", "reread_share", "origin_goodput_share", "cold_vs_pull_through")
 SMALL_BYTES = 2048
 SMALL_REQUESTS = 10_000
 SMALL_CONNECTIONS = 16
@@ -164,9 +165,11 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
                     p2pd_s.append(client(p2pd.blob_url(blob), blob, bed.output))
                 p2pd.forget(blob)  # after this, no work of the pull is left
                 cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / (blob.size_bytes / GIB))
+            reread_bytes = programs.metric(p2pd.admin, programs.REREAD)
         figures = [
             _ratio(name, bed.origin_rate, p2pd_s=p2pd_s, direct_s=direct_s),
             figure("cpu_s_per_gib.cold", cpu[UNCOUNTED:], bed.origin_rate),
+            figure("reread_share", [reread_bytes / (bed.size_bytes * len(cpu))], bed.origin_rate),
         ]
         if bed.origin_rate is not None:
             shares = [bed.size_bytes / seconds / bed.origin_rate for seconds in direct_s[UNCOUNTED:]]
@@ -301,7 +304,10 @@ COMMAND = Command(
         Measure(("first_byte_ms.small",), first_byte("first_byte_ms.small", SMALL_BYTES)),
         Measure(("small_vs_registry",), small_vs_registry),
         Measure(("warm_vs_nginx", "warm_cpu_vs_nginx", "cpu_s_per_gib.warm"), warm),
-        Measure(("cold_vs_direct", "cpu_s_per_gib.cold", "origin_goodput_share"), cold("cold_vs_direct", load.curl_s)),
+        Measure(
+            ("cold_vs_direct", "cpu_s_per_gib.cold", "reread_share", "origin_goodput_share"),
+            cold("cold_vs_direct", load.curl_s),
+        ),
         Measure(("cold_vs_direct_null",), cold("cold_vs_direct_null", to_null)),
         Measure(("cold_vs_direct_runtime",), cold("cold_vs_direct_runtime", load.runtime_s)),
         Measure(("cold_vs_pull_through", "cold_cpu_vs_pull_through"), cold_vs_pull_through),
