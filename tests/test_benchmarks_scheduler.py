@@ -7,8 +7,9 @@ from collections import Counter
 from ipaddress import ip_address
 
 from benchmarks import __main__
-from benchmarks.scheduler.command import COMMAND
+from benchmarks.scheduler.command import COMMAND, Sample
 from benchmarks.scheduler.held import OWNERS, PARTY, parties
+from benchmarks.scheduler.load_hosts import LoadHosts
 from benchmarks.scheduler.load_processes import (
     ANNOUNCE,
     CONNECT,
@@ -41,6 +42,41 @@ def test_each_of_several_has_as_many_blobs_as_the_others_and_they_are_its_own() 
 def test_a_rate_is_that_of_the_busiest_and_a_cost_is_of_all() -> None:
     load = Load(joins=100, join_cpu_s=(0.5, 0.25, 0.25), connect_cpu_s=0.5, member_kib=1.0)
     assert (load.joins_per_s, load.cpu_s_per_join, load.cpu_s) == (200.0, 0.01, 1.5)
+
+
+def test_heartbeats_are_no_part_of_a_join() -> None:
+    sample = Sample(
+        connect_cpu_s=0.1,
+        join_cpu_s=0.375,
+        heartbeats_cpu_s=0.125,
+        joins_per_s=1.0,
+        latencies_s=(),
+        progress_cpu_s=0.1,
+        idle_cpu_s=0.1,
+        connection_kib=1.0,
+        member_kib=1.0,
+    )
+    assert sample.bare_join_cpu_s == 0.25
+
+
+class Sink(asyncio.Transport):
+    """Keeps what a host sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+
+
+def test_heartbeats_that_are_answered_are_counted() -> None:
+    crowd, line = LoadHosts("127.0.0.1:1", 2), Sink()
+    host = crowd.hosts[0]
+    host.connection_made(line)
+    host.data_received(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + 2 * b"\x89\x00")
+    assert crowd.pings == 2
+    assert line.sent[-2:] == 2 * [b"\x8a\x80" + bytes(4)]
 
 
 def test_every_figure_is_measured_once() -> None:

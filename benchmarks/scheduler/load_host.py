@@ -62,6 +62,7 @@ class LoadHost(asyncio.Protocol):
         "joined_at",
         "lost",
         "on_answer",
+        "pings",
         "published",
         "resumed",
         "said",
@@ -74,6 +75,8 @@ class LoadHost(asyncio.Protocol):
         self.published = 0
         self.said = self.heard = self.failures = 0
         """Messages to the scheduler and from it, and those of the latter that say that a blob has failed."""
+        self.pings = 0
+        """Heartbeats of the scheduler that were answered."""
         self.resumed = False
         """Whether the connection is a resumed session of TLS."""
         self._name = name
@@ -162,6 +165,7 @@ class LoadHost(asyncio.Protocol):
                 self.joined_at = time.perf_counter()
                 self.on_answer(self)
         elif opcode == _PING:
+            self.pings += 1
             self._transport.write(frame(_PONG, received[start:stop]))
         elif opcode == _PONG:
             self.on_answer(self)

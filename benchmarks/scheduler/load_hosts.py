@@ -59,6 +59,11 @@ class LoadHosts:
         self._tolerant = tolerant
         self.hosts = [LoadHost(f"{name}-{number}", features) for number in range(count)]
 
+    @property
+    def pings(self) -> int:
+        """The heartbeats that all hosts have answered."""
+        return sum(host.pings for host in self.hosts)
+
     async def connect(self) -> None:
         """Connect all hosts, and send Hello."""
         loop = asyncio.get_running_loop()
