@@ -279,6 +279,7 @@ def measure(bed: SchedulerTestbed) -> list[Figure]:
         f"cpu_us_at_{FEW_HOSTS}": 1e6 * statistics.median(few),
         f"cpu_us_at_{bed.hosts}": 1e6 * statistics.median(bare_cpu_s),
         "heartbeats_us": 1e6 * statistics.median(sample.heartbeats_cpu_s for sample in samples),
+        "growth_with_heartbeats": statistics.median(ratios(join_cpu_s, few)),
     }
     return [
         _figure("joins_per_s", [1 / cost for cost in join_cpu_s], by_clock),
