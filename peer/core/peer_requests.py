@@ -26,8 +26,14 @@ from peer.core.piece_sets import gap
 from peer.core.pieces import PeerRequest, PieceTracker
 
 MIN_REQUESTS = 3
-"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
-sends at a time (`upload_slots`): with more, somebody is always refused."""
+"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. A new piece that
+comes slowly is passed on late."""
+
+EVEN_REQUESTS = 5
+EVEN_AFTER = 0.25
+"""As many once so much of the blob is held, and other pieces than the newest are passed on. Where downlinks are no
+faster than uplinks, a sender is left with a part of its line by each receiver that has other senders: the more pieces
+are on each line, the less their numbers differ. As many as a host sends at a time (`upload_slots`)."""
 
 WARM_REQUESTS = 8
 """At first, where so many neighbours hold everything: their uplinks may well be free, and each round of fewer pieces
@@ -234,11 +240,14 @@ class PeerRequests:
     def _enough(self, now: float) -> int:
         """How many requests fill this host's line, as far as what comes tells."""
         if not self._median_s:
-            return MIN_REQUESTS
+            return self._least()
         over_s = min(ROUNDS * self._median_s, now - self._began)
         while self._came[0] <= now - over_s:
             self._came.popleft()
-        return max(MIN_REQUESTS, min(MAX_REQUESTS, int(HEADROOM * len(self._came) * self._fastest_s / over_s)))
+        return max(self._least(), min(MAX_REQUESTS, int(HEADROOM * len(self._came) * self._fastest_s / over_s)))
+
+    def _least(self) -> int:
+        return EVEN_REQUESTS if self.pieces.held.bit_count() >= EVEN_AFTER * self.pieces.count else MIN_REQUESTS
 
     def _ask(self, host: str, index: int, now: float) -> RequestPiece:
         number = next(self.numbers)
