@@ -31,9 +31,11 @@ comes slowly is passed on late."""
 
 EVEN_REQUESTS = 5
 EVEN_AFTER = 0.25
-"""As many once so much of the blob is held, and other pieces than the newest are passed on. Where downlinks are no
-faster than uplinks, a sender is left with a part of its line by each receiver that has other senders: the more pieces
-are on each line, the less their numbers differ. As many as a host sends at a time (`upload_slots`)."""
+SHARED_TIMES = 1.5
+"""As many once so much of the blob is held, so that other pieces than the newest are passed on, and once a piece takes so
+many times as long as the fastest did: lines are shared. Where downlinks are no faster than uplinks, each receiver that
+has several senders leaves a part of theirs unused. The more pieces are on each line, the less their numbers differ. As
+many as a host sends at a time (`upload_slots`)."""
 
 WARM_REQUESTS = 8
 """At first, where so many neighbours hold everything: their uplinks may well be free, and each round of fewer pieces
@@ -247,7 +249,9 @@ class PeerRequests:
         return max(self._least(), min(MAX_REQUESTS, int(HEADROOM * len(self._came) * self._fastest_s / over_s)))
 
     def _least(self) -> int:
-        return EVEN_REQUESTS if self.pieces.held.bit_count() >= EVEN_AFTER * self.pieces.count else MIN_REQUESTS
+        is_shared = self._median_s > SHARED_TIMES * self._fastest_s
+        is_past_first = self.pieces.held.bit_count() >= EVEN_AFTER * self.pieces.count
+        return EVEN_REQUESTS if is_shared and is_past_first else MIN_REQUESTS
 
     def _ask(self, host: str, index: int, now: float) -> RequestPiece:
         number = next(self.numbers)
