@@ -32,10 +32,10 @@ comes slowly is passed on late."""
 EVEN_REQUESTS = 5
 EVEN_AFTER = 0.25
 SHARED_TIMES = 1.5
-"""As many once so much of the blob is held, so that other pieces than the newest are passed on, and once a piece takes so
-many times as long as the fastest did: lines are shared. Where downlinks are no faster than uplinks, each receiver that
-has several senders leaves a part of theirs unused. The more pieces are on each line, the less their numbers differ. As
-many as a host sends at a time (`upload_slots`)."""
+"""As many once so much of the blob is held, so that other pieces than the newest are passed on, and once a piece takes
+so many times as long as the fastest did: lines are shared. Where downlinks are no faster than uplinks, each receiver
+that has several senders leaves a part of theirs unused. The more pieces are on each line, the less their numbers
+differ. As many as a host sends at a time (`upload_slots`)."""
 
 WARM_REQUESTS = 8
 """At first, where so many neighbours hold everything: their uplinks may well be free, and each round of fewer pieces
