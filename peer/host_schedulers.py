@@ -42,7 +42,7 @@ class Identity:
     site: str = ""
     zone: str = ""
     rack: str = ""
-    upload_slots: int = 3
+    upload_slots: int = 5
     scheduler_timeout_s: float = 3.0
     token: str = ""
     software: str = ""

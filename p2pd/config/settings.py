@@ -264,7 +264,7 @@ class Settings:
         " that to answer.",
         "DURATION",
     )
-    upload_slots: int = _key(parse_count, "3", "Pieces sent to other hosts at a time.", "NUMBER")
+    upload_slots: int = _key(parse_count, "5", "Pieces sent to other hosts at a time.", "NUMBER")
     upload_rate: int = _key(parse_size, "0", "Bytes per second to send to other hosts; 0 is no limit.", "SIZE")
     download_rate: int = _key(parse_size, "0", "Bytes per second to take from other hosts; 0 is no limit.", "SIZE")
     background_transport: Literal["http", "bittorrent"] = _key(

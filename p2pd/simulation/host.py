@@ -21,13 +21,13 @@ from peer.core.events import Event, Instruction, Outcome, PeerOutcome, Phase
 from peer.core.host import HostMachine, HostSettings
 from peer.core.piece_sets import spans, union
 from peer.core.session import SessionState
-from peer.core.uplink import SPARE_FRACTION, settle_s
+from peer.core.uplink import SHARED_LOOK_S, SPARE_FRACTION, settle_s
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.geometry import told_piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 
-UPLOAD_SLOTS: Final = 3
+UPLOAD_SLOTS: Final = 5
 POLL_INTERVAL_S: Final = 0.05
 """How often a host looks whether a part of its line is unused, while others wait for that."""
 
@@ -354,7 +354,8 @@ class SimulatedHost:
         if not self._looks:
             self._looks = True
             now = self._event_queue.now
-            self._event_queue.at(self._settles if self._settles > now else now + POLL_INTERVAL_S, self._look)
+            looks_s = SHARED_LOOK_S if self.choker.active > 1 else POLL_INTERVAL_S
+            self._event_queue.at(self._settles if self._settles > now else now + looks_s, self._look)
 
     def _look(self) -> None:
         self._looks = False

@@ -26,8 +26,16 @@ from peer.core.piece_sets import gap
 from peer.core.pieces import PeerRequest, PieceTracker
 
 MIN_REQUESTS = 3
-"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
-sends at a time (`upload_slots`): with more, somebody is always refused."""
+"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. A new piece that
+comes slowly is passed on late."""
+
+EVEN_REQUESTS = 5
+EVEN_AFTER = 0.25
+SHARED_TIMES = 1.5
+"""As many once so much of the blob is held, so that other pieces than the newest are passed on, and once a piece takes
+so many times as long as the fastest did: lines are shared. Where downlinks are no faster than uplinks, each receiver
+that has several senders leaves a part of theirs unused. The more pieces are on each line, the less their numbers
+differ. As many as a host sends at a time (`upload_slots`)."""
 
 WARM_REQUESTS = 8
 """At first, where so many neighbours hold everything: their uplinks may well be free, and each round of fewer pieces
@@ -234,11 +242,16 @@ class PeerRequests:
     def _enough(self, now: float) -> int:
         """How many requests fill this host's line, as far as what comes tells."""
         if not self._median_s:
-            return MIN_REQUESTS
+            return self._least()
         over_s = min(ROUNDS * self._median_s, now - self._began)
         while self._came[0] <= now - over_s:
             self._came.popleft()
-        return max(MIN_REQUESTS, min(MAX_REQUESTS, int(HEADROOM * len(self._came) * self._fastest_s / over_s)))
+        return max(self._least(), min(MAX_REQUESTS, int(HEADROOM * len(self._came) * self._fastest_s / over_s)))
+
+    def _least(self) -> int:
+        is_shared = self._median_s > SHARED_TIMES * self._fastest_s
+        is_past_first = self.pieces.held.bit_count() >= EVEN_AFTER * self.pieces.count
+        return EVEN_REQUESTS if is_shared and is_past_first else MIN_REQUESTS
 
     def _ask(self, host: str, index: int, now: float) -> RequestPiece:
         number = next(self.numbers)

@@ -26,6 +26,10 @@ ROUND_TRIPS = 4
 """When a piece begins to go out, or is out, all others find new rates. What is unused is measured from then on, and
 for this long at least: a dozen packets at 10 Mbit/s, and what TCP needs to come to full speed."""
 
+SHARED_LOOK_S = SETTLE_MIN_S
+"""How often a host looks whether a part of its line is unused, while others wait for that and several pieces go out.
+What one of them leaves unused changes whenever its receiver's other senders begin or end."""
+
 DECAY_PER_S = 0.1
 """By how much the highest rate fades in a second."""
 

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from peer.core.choker import FREE_SOON_S, Admission, Choker, Uplink, UploadRequest
-from peer.core.uplink import LEAST_S, STALLED_S, Progress, Throughput
+from peer.core.uplink import LEAST_S, SHARED_LOOK_S, STALLED_S, Progress, Throughput
 
 _TCP_INFO: Final = struct.Struct("=24xI92xQ16xII")
 """`tcpi_unacked` (packets), `tcpi_bytes_acked`, `tcpi_notsent_bytes` and `tcpi_min_rtt` (microseconds) of `struct
@@ -236,7 +236,8 @@ class Uploading:
         The sender looks at a piece once the kernel has all of it. Until then nobody waits for its end. The time until a
         piece that shares the line is nearly out is a rough estimate: `TELL_WITHIN_S` bounds the looks for it.
         """
-        looks_s = POLL_INTERVAL_S
+        is_shared = self._choker.active > 1 and self._choker.is_wanted and not self._choker.is_full
+        looks_s = SHARED_LOOK_S if is_shared else POLL_INTERVAL_S
         for active in self._active:
             left_s = self._left_s(active, now)
             if self._choker.is_to_tell and not active.told:

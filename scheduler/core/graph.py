@@ -288,13 +288,25 @@ class Graph:
                 self._link(member, provider)
                 return
 
-    def replace(self, member: Member, other: Member) -> None:
-        """End a useless link for good, and give both members other links."""
+    def replace(self, member: Member, other: Member, *, for_good: bool = True) -> None:
+        """End a useless link, and give both members other links. If not `for_good`, `relink` may make it again."""
         self._unlink(member, other)
-        member.avoids = (*member.avoids[1 - AVOIDED :], other.host.id)
-        other.avoids = (*other.avoids[1 - AVOIDED :], member.host.id)
+        if for_good:
+            member.avoids = (*member.avoids[1 - AVOIDED :], other.host.id)
+            other.avoids = (*other.avoids[1 - AVOIDED :], member.host.id)
+        else:
+            member.full = (*member.full[1 - AVOIDED :], other.host.id)
         self.fill(member)
         self._thin[other] = None
+
+    def relink(self, member: Member) -> None:
+        """Link a member again to hosts that were too busy for it: they may hold what no other neighbour does."""
+        if not member.full:
+            return
+        full, member.full = member.full, ()
+        for other in self._draw(self.providers):
+            if other.host.id in full and self._may_link(member, other) and self._has_room(member, other):
+                self._link(member, other)
 
     def _is_thin(self, member: Member) -> bool:
         return member.wants and (self._lacks_near(member) or self._lacks_far(member))
@@ -388,7 +400,9 @@ class Graph:
         return drawn
 
     def _may_link(self, a: Member, b: Member) -> bool:
-        return a is not b and b not in a.links and b.host.id not in a.avoids and a.host.id not in b.avoids
+        if a is b or b in a.links:
+            return False
+        return b.host.id not in a.avoids + a.full and a.host.id not in b.avoids + b.full
 
     def _has_room(self, a: Member, b: Member) -> bool:
         if max(len(a.links), len(b.links)) >= self._settings.degree_high:
@@ -441,7 +455,7 @@ class Graph:
             for other in member.links:
                 assert member in other.links
                 assert other.positions[PoolKind.SWARM] >= 0
-                assert other.host.id not in member.avoids
+                assert other.host.id not in member.avoids + member.full
             assert member.receivers == sum(other.wants for other in member.links)
             is_unused = member.state is MemberState.COMPLETE and not member.receivers
             assert (member.positions[PoolKind.UNUSED] != ABSENT) is is_unused

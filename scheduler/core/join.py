@@ -119,7 +119,8 @@ class Joining:
         pull = swarm.pull if len(swarm.wanting) else None
         if pull is None:
             pull = self._state.pulls.of(source, self._state.now)
-            swarm.begin_pull(pull)
+            self._state.places += 1
+            swarm.begin_pull(pull, self._state.places)
         self._state.pulls.joined(pull, member.host.id)
 
     def progress(self, swarm: Swarm, member: Member, message: Progress) -> None:
@@ -137,6 +138,7 @@ class Joining:
             swarm.orphans &= ~missing
             swarm.unleased |= swarm.piece_counts.without_copy(missing)
             swarm.gateways.on_starving(member, self._state.now)
+            swarm.graph.relink(member)
             swarm.graph.ensure_provider(member)
             before, member.out_of_reach = member.out_of_reach, self._out_of_reach(swarm, member, have)
             swarm.unleased |= before & member.out_of_reach  # a new piece needs time to get to others
@@ -163,7 +165,7 @@ class Joining:
         other = swarm.members.get(failed) if failed else None
         if other is not None and other in member.links:
             swarm.story.tell("%s: %s is %s", member.host.id, message.neighbour, message.fault.name)
-            swarm.graph.replace(member, other)
+            swarm.graph.replace(member, other, for_good=message.fault is not Fault.FULL)
             self._state.links_changed[swarm] = None
             if message.fault is Fault.GONE:
                 other.host.last_error, other.host.error_at = f"{member.host.id} could not reach it", self._state.now

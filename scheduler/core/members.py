@@ -211,8 +211,10 @@ class Member:
     links: dict[Member, None] = field(default_factory=dict)
     avoids: tuple[str, ...] = ()
     """Hosts that the member is not linked to again, because one of the two failed the other."""
+    full: tuple[str, ...] = ()
+    """Hosts that were too busy for the member, and that it is not linked to until it starves."""
     out_of_reach: int = 0
-    """The pieces that only such hosts held when the member last starved; 0 once it has gained a piece."""
+    """The pieces that only hosts held that it `avoids`, when the member last starved; 0 once it has gained a piece."""
     positions: list[int] = field(default_factory=lambda: [ABSENT] * len(PoolKind))
     leased: int = 0
     """The number of pieces that the member was granted leases for."""

@@ -115,6 +115,8 @@ class SchedulerState:
         self.swarms_to_try: Final[dict[Swarm, None]] = {}
         """Swarms that wait for the leases of others to end, and of which the first may have one now."""
         self.over_quota: Final = OverQuota()
+        self.places = 0
+        """How often a blob was wanted that nobody wanted."""
         self.clients_first: Final = ClientsFirst()
         self.credit: Final[dict[Identity, None]] = {}
         """Hosts whose digests the SHA-256 of a blob has proved right, the latest last: `scheduler.core.spot_checks`."""

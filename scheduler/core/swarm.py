@@ -67,6 +67,7 @@ class Swarm:
         "orphans",
         "piece_bytes",
         "piece_counts",
+        "place",
         "publishers",
         "pull",
         "settles_at",
@@ -140,6 +141,8 @@ class Swarm:
 
         self.pull: Pull | None = None
         """What the operator is told of the swarm's latest pull. None: nobody has wanted the blob."""
+        self.place = 0
+        """The place of the blob in the order in which hosts began to want blobs, of the latest time."""
         self.measured_bytes = 0
         """The length that the pull has counted."""
         self.log: list[DigestRun] = []
@@ -200,8 +203,9 @@ class Swarm:
             self.foreground += member.wants - wanted
         self.graph.stepped(member, wanted=wanted)
 
-    def begin_pull(self, pull: Pull) -> None:
+    def begin_pull(self, pull: Pull, place: int) -> None:
         """A member is about to want the blob, which nobody wants."""
+        self.place = place
         if self.pull is not pull:
             self.pull, self.measured_bytes = pull, 0
             pull.blobs += 1

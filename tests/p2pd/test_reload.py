@@ -298,5 +298,5 @@ class TestInForce:
         assert ["scheduler", "=", "https://a:1", f"{file}:2"] in rows
         [room] = [row for row in rows if row[0] == "max_bytes"]
         assert (room[:3], room[-1]) == (["max_bytes", "=", "1GiB"], "P2PD_MAX_BYTES")
-        assert ["upload_slots", "=", "3", "default"] in rows
+        assert ["upload_slots", "=", "5", "default"] in rows
         assert "secret" not in done.output

@@ -36,3 +36,17 @@ def test_a_member_that_has_gained_a_piece_waits_again() -> None:
     assert leases_given(play) == before
     _ = play >> Passes(2) >> ("b", starving(gained))
     assert leases_given(play) == before + 1
+
+
+def test_a_neighbour_that_was_full_is_linked_again_and_its_pieces_are_not_leased() -> None:
+    play = all_landed()
+    before = leases_given(play)
+    swarm = play.scheduler._state.swarms[D]
+    b, a = (play.scheduler._state.hosts_by_id[host].members[D] for host in "ba")
+    _ = play >> ("b", NeighbourFailed(D, "a", Fault.FULL))
+    assert a not in b.links
+    _ = play >> ("b", starving(OWN))
+    assert a in b.links
+    _ = play >> Passes(2) >> ("b", starving(OWN)) >> Passes(2) >> ("b", starving(OWN))
+    assert leases_given(play) == before
+    swarm.validate()

@@ -188,3 +188,38 @@ def test_a_silent_host_is_not_held_back_for_preheats_of_others() -> None:
     assert not queue.others_wait(member)
     member.background = True
     assert queue.others_wait(member)
+
+
+def _wanted(number: int) -> Swarm:
+    swarm = _swarm(number)
+    swarm.place = number
+    return swarm
+
+
+def test_in_a_line_the_blob_comes_first_that_was_wanted_first() -> None:
+    queue, member = OverQuota(), _member("a", "docker.io")
+    swarms = [_wanted(number) for number in range(1, 5)]
+    for swarm in reversed(swarms):
+        queue.add(swarm, [member])
+    tried = []
+    for _ in swarms:
+        tried.append(queue.next(_member("c", "docker.io"))[0])
+        queue.discard(tried[-1])
+    assert tried == swarms
+    queue.add(swarms[2], [member])
+    queue.add(swarms[0], [member])
+    assert queue.next(_member("c", "docker.io")) == [swarms[0]]
+    queue.validate()
+
+
+def test_a_blob_that_all_hosts_want_waits_in_the_line_that_is_tried_next() -> None:
+    queue, members = OverQuota(), [_member(host, "docker.io") for host in "abc"]
+    oldest, ended = _wanted(1), _member("d", "docker.io")
+    for number, member in enumerate(members, 2):
+        queue.add(_wanted(number), [member])
+    queue.add(oldest, members)
+    for _ in range(5):
+        assert queue.next(ended)[0] is oldest
+        queue.after(oldest)
+        queue.add(oldest, members)
+        queue.validate()

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.core.choker import FREE_SOON_S, UploadRequest
+from peer.core.uplink import SHARED_LOOK_S
 from peer.net.upload_sender import (
     EARLY_DONE_BYTES,
     EARLY_DONE_S,
@@ -106,6 +107,27 @@ def test_a_piece_that_may_be_nearly_out_is_not_looked_at_all_the_time() -> None:
             async with uploading.turn(piece(Connection(bytes_per_s=4 * MIB), MIB, "other")) as may_send:
                 assert not may_send
             assert uploading._looks_s(loop.time()) == TELL_WITHIN_S
+
+    run_in_virtual_time(main())
+
+
+def test_a_line_that_several_pieces_share_is_looked_at_more_often_while_others_wait() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        uploading = Uploading(3, lambda _: None)
+        connections = [Connection(bytes_per_s=4 * MIB) for _ in range(3)]
+        async with uploading.turn(piece(connections[0], 8 * MIB, "a")):
+            connections[0].begin()
+            assert uploading._looks_s(loop.time()) == POLL_INTERVAL_S
+            await asyncio.sleep(0.3)
+            connections[0].bytes_per_s = MIB
+            await asyncio.sleep(0.5)
+            async with uploading.turn(piece(connections[1], 8 * MIB, "b")) as may_send:
+                assert may_send
+                assert uploading._looks_s(loop.time()) == POLL_INTERVAL_S, "nobody waits"
+                async with uploading.turn(piece(connections[2], MIB, "c")) as may_send:
+                    assert not may_send
+                assert uploading._looks_s(loop.time()) == SHARED_LOOK_S
 
     run_in_virtual_time(main())
 
