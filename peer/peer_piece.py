@@ -133,7 +133,7 @@ class PeerPiece:
             if landed is not None:
                 return landed
         # The buffer first: a neighbour's upload slot is not to be held while we wait for memory.
-        with buffers.buffer(stop - start + self._spare_bytes()) as buffer, self.blob.pin():
+        with buffers.buffer(stop - start + self._spare_bytes(stop - start)) as buffer, self.blob.pin():
             try:
                 self._receive(buffer, start, stop, pace)
             except PeerGoneError:
@@ -191,13 +191,13 @@ class PeerPiece:
             if self._socket is not None:
                 shut_down(self._socket)
 
-    def _spare_bytes(self) -> int:
-        """What is needed behind a piece to decrypt it: room for one record and, before it, the last delimiter."""
+    def _spare_bytes(self, size_bytes: int) -> int:
+        """What is needed beside a piece to decrypt it: all records at one go, the first one behind where it goes."""
         if self._source.key is None or self._source.plain:
             return 0
-        from peer.trust.aes128gcm import RECORD_BYTES  # `cryptography` is not for a node without trust: 10 MiB
+        from peer.trust.aes128gcm import RECORD_BYTES, encoded_bytes  # `cryptography` is only for trust: 10 MiB
 
-        return 1 + RECORD_BYTES
+        return encoded_bytes(size_bytes, 0) - size_bytes + RECORD_BYTES
 
     def _receive(self, buffer: memoryview, start: int, stop: int, pace: Pace) -> None:
         key, outside_tls = self._source.key, self._source.outside_tls
@@ -233,7 +233,7 @@ class PeerPiece:
     def _receive_encrypted(
         self, client: NeighbourClient, key: HeldKey, buffer: memoryview, start: int, stop: int, pace: Pace
     ) -> None:
-        """Decrypt the answer into the beginning of `buffer`, record by record from its end."""
+        """Receive the records at the end of `buffer`, and decrypt them into its beginning."""
         from peer.trust.aes128gcm import CodingError
 
         target = self._target(f"{REPOSITORY}/{start}-{stop - 1}")
@@ -248,7 +248,11 @@ class PeerPiece:
         return f"/v2/{repository}/blobs/{self.blob.digest}{f'?{self._query}' if self._query else ''}"
 
     def _decrypt(self, answer: Answer, key: AnswerKey, buffer: memoryview, size_bytes: int, pace: Pace) -> None:
-        """Raises CodingError, PeerGoneError."""
+        """Decrypt the message of an answer. Raises CodingError, PeerGoneError.
+
+        As many records are received at a time as there is room for: to wake the thread up for each costs more than to
+        decrypt it. A record is decrypted to where nothing is that was received and not yet decrypted.
+        """
         from peer.trust.aes128gcm import HEADER_BYTES, RECORD_BYTES, CodingError, Decoder, Header
 
         message_bytes = answer.head.length
@@ -263,13 +267,16 @@ class PeerPiece:
             raise CodingError("it is under another key")
         decoder, filled, left = Decoder(key.input_key, header), 0, message_bytes - len(begin)
         while left:
-            length = min(left, header.record_bytes)
-            left -= length
-            with buffer[size_bytes + 1 :][:length] as record, buffer[filled : size_bytes + 1] as data:
-                answer.readinto(record)
-                received = decoder.decrypt(record, data)
-            filled += received
-            pace.wait(received, self._stopped)
+            room = len(buffer) - filled - header.record_bytes
+            count = min(left, max(1, min(room, pace.slice_bytes or room) // header.record_bytes) * header.record_bytes)
+            left -= count
+            with buffer[len(buffer) - count :] as records:
+                answer.readinto(records)
+                before = filled
+                for at in range(0, count, header.record_bytes):
+                    with records[at : at + header.record_bytes] as record, buffer[filled : size_bytes + 1] as data:
+                        filled += decoder.decrypt(record, data)
+            pace.wait(filled - before, self._stopped)
         if not decoder.ended or filled != size_bytes:
             raise CodingError("it ends early")
 

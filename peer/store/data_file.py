@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from peer.errors import StoreBrokenError
 from peer.store.check import Signature, signature_of
-from peer.store.disk import disk_errors
+from peer.store.disk import disk_errors, is_in_memory
 
 CHUNK_BYTES = 1024 * 1024
 """The size of one read for hashing: few hand-overs of the interpreter lock, and the bytes are still in the cache."""
@@ -31,6 +31,7 @@ class DataFile:
         self.path = path
         self.size_bytes = size_bytes
         self._file = -1
+        self._in_memory = False
 
     def fileno(self) -> int:
         return self._file
@@ -47,6 +48,7 @@ class DataFile:
             if not stat.S_ISREG(facts.st_mode) or (for_writing and facts.st_nlink > 1):
                 self.close()
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+            self._in_memory = is_in_memory(facts.st_dev)
 
     def _opened(self, flags: int) -> int:
         """Raises OSError."""
@@ -74,7 +76,7 @@ class DataFile:
     def read_cached(self, view: memoryview | bytearray, start: int) -> int:
         """Fill `view` from `start` on as far as the page cache has it; how many bytes came."""
         try:
-            return os.preadv(self._file, [view], start, os.RWF_NOWAIT)
+            return os.preadv(self._file, [view], start, 0 if self._in_memory else os.RWF_NOWAIT)
         except OSError:  # it is not in the page cache, or the file system does not say
             return 0
 

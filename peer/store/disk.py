@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +77,21 @@ def room_of(directory: Path) -> Room:
         total_inodes=disk.f_files,
         read_only=bool(disk.f_flag & os.ST_RDONLY),
     )
+
+
+@lru_cache(maxsize=16)
+def is_in_memory(device: int) -> bool:
+    """Whether the file system on that device (`st_dev`) is a tmpfs (proc_pid_mountinfo(5)).
+
+    A tmpfs does not know RWF_NOWAIT, and needs it no more than other memory does.
+    """
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+            mount, _, file_system = line.partition(" - ")
+            if mount.split(" ")[2] == number:
+                return file_system.split(" ")[0] == "tmpfs"
+    return False
 
 
 PRIVATE_FILE: Final = 0o600

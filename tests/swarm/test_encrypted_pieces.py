@@ -20,7 +20,16 @@ from peer.net.peer_server import PeerServer
 from peer.peer_piece import MIN_RECORD_BYTES, Pace, PeerPiece, PieceSource
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
-from peer.trust.aes128gcm import DATA_BYTES, HEADER_BYTES, RECORD_BYTES, Encoder, encoded_bytes
+from peer.trust.aes128gcm import (
+    DATA_BYTES,
+    HEADER_BYTES,
+    LAST,
+    MORE,
+    OVERHEAD_BYTES,
+    RECORD_BYTES,
+    Encoder,
+    encoded_bytes,
+)
 from peer.trust.piece_keys import (
     Certificate,
     HeldKey,
@@ -461,15 +470,54 @@ async def test_records_of_no_other_length_are_read(tmp_path: Path, record_bytes:
 
 def encoded_anew(held: HeldKey, path: str, content: bytes, record_bytes: int, answer: bytes) -> bytes:
     """An answer under the same key, in records of another length."""
+    encoder = anew(held, path, record_bytes, answer)
+    records = bytearray(encoded_bytes(len(content), 0, record_bytes) - HEADER_BYTES)
+    with memoryview(records) as view:
+        encoder.encrypt(memoryview(bytearray(content + b"x")), view, last=True)
+    return answer_of(encoder.header + records)
+
+
+def anew(held: HeldKey, path: str, record_bytes: int, answer: bytes) -> Encoder:
+    """For another answer to the request of this one."""
     body = answer[answer.index(b"\r\n\r\n") + 4 :]
     number = int.from_bytes(body[HEADER_BYTES + 16 : HEADER_BYTES + 24])
     key = held._secrets.answer_key(PieceRequest("GET", path, ""), number)
-    encoder = Encoder(key.input_key, key.key_id, bytes(16), record_bytes)
-    records = bytearray(encoded_bytes(len(content), len(key.key_id), record_bytes))
-    with memoryview(records) as view:
-        encoder.encrypt(memoryview(bytearray(content + b"x")), view, last=True)
-    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: aes128gcm\r\nContent-Length: {len(records)}\r\n\r\n"
-    return head.encode() + encoder.header + records[: len(records) - len(encoder.header)]
+    return Encoder(key.input_key, key.key_id, bytes(16), record_bytes)
+
+
+def answer_of(message: bytes | bytearray) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: aes128gcm\r\nContent-Length: {len(message)}\r\n\r\n"
+    return head.encode() + message
+
+
+@pytest.mark.parametrize("data_bytes", [1000, 2100])
+@asynchronous
+async def test_a_message_of_padded_records_is_read_in_turns(tmp_path: Path, data_bytes: int) -> None:
+    """It is longer than the room for it. One of more than twice the piece's length is refused."""
+    async with hosts(tmp_path) as it:
+        start, stop = it.blob.span(0)
+        piece = CONTENT[start:stop]
+        it.line.change = partial(padded_anew, it.held, target(start, stop - 1), piece, data_bytes)
+        if data_bytes * 2 < MIN_RECORD_BYTES:
+            with pytest.raises(PeerGoneError):
+                await it.fetch()
+        else:
+            await it.fetch()
+            assert it.has(0)
+
+
+def padded_anew(held: HeldKey, path: str, content: bytes, data_bytes: int, answer: bytes) -> bytes:
+    """An answer under the same key, in the shortest records, of which each but the last has much padding."""
+    most = MIN_RECORD_BYTES - OVERHEAD_BYTES
+    encoder = anew(held, path, MIN_RECORD_BYTES, answer)
+    records, at = bytearray(encoder.header), 0
+    while at < len(content):
+        is_last = len(content) - at <= most
+        part = content[at : at + (most if is_last else data_bytes)]
+        plain = (part + bytes([LAST])) if is_last else (part + bytes([MORE])).ljust(most + 1, b"\0")
+        records += encoder._cipher.encrypt(encoder._nonce(), plain, None)
+        at += len(part)
+    return answer_of(records)
 
 
 @asynchronous

@@ -13,10 +13,13 @@ from aiohttp import ClientError, ClientSession, web
 from peer.errors import StoreBrokenError
 from peer.net.piece_sender import PART_BYTES, PartMemory, PieceMessage
 from peer.store import Blob, Store
+from peer.store.data_file import DataFile
+from peer.store.disk import is_in_memory
 from peer.trust.aes128gcm import HEADER_BYTES, RECORD_BYTES, Decoder, Header
 from peer.trust.piece_keys import AnswerKey
 from tests.support.images import content_of, digest_of
 from tests.support.node import asynchronous
+from tests.support.small_disk import small_disk
 from tests.swarm.cluster import MIB
 
 CONTENT = content_of("sent", 8 * MIB)
@@ -99,6 +102,21 @@ async def test_what_is_not_in_the_page_cache_is_read_from_the_disk(blob: Blob) -
         session.get(f"{url}/3-3000000") as it,
     ):
         assert decrypted(await it.read()) == CONTENT[3:3000000]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_file_system_in_memory_is_read_as_the_page_cache_is(tmp_path: Path) -> None:
+    """It says nothing of its page cache, which is all that there is."""
+    with small_disk(tmp_path / "memory", "size=1m") as directory:
+        (directory / "file").write_bytes(CONTENT[:1000])
+        file = DataFile(directory / "file", 1000)
+        file.open(for_writing=False)
+        got = bytearray(1000)
+        assert file.read_cached(got, 0) == 1000
+        assert got == CONTENT[:1000]
+        file.close()
+    assert not is_in_memory(Path("/proc").stat().st_dev)
+    assert not is_in_memory(os.makedev(4095, 1))  # no such device
 
 
 @asynchronous
