@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -249,25 +248,26 @@ class Host:
 
     # -- for neighbours --------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def servable(self, digest: Digest, start: int, stop: int) -> AsyncIterator[Blob | None]:
-        """For the peer port: the blob, pinned, if these bytes of it may be served to other hosts.
+    async def servable(self, digest: Digest, start: int, stop: int) -> Blob | None:
+        """For the peer port: the blob, pinned, if these bytes of it may be served to others. The caller releases it.
 
         Raises StoreError if they cannot be read any more.
         """
-        blob = None
-        if self.machine.may_serve(digest.raw, start, stop):
-            arrival = self.arrivals.get(digest.raw)
-            blob = self.store.acquire(digest) if arrival is None else arrival.blob
-            if blob is not None and arrival is not None:
-                blob.acquire()
+        raw = digest.raw
+        if not self.machine.may_serve(raw, start, stop):
+            return None
+        arrival = self.arrivals.get(raw)
+        blob = self.store.acquire(digest) if arrival is None else arrival.blob
+        if blob is None:
+            return None
+        if arrival is not None:
+            blob.acquire()
         try:
-            if blob is not None:
-                await self.check(blob, start, stop)
-            yield blob
-        finally:
-            if blob is not None:
-                blob.release()
+            await self.check(blob, start, stop)
+        except BaseException:
+            blob.release()
+            raise
+        return blob
 
     async def check(self, blob: Blob, start: int, stop: int) -> None:
         """See that bytes `[start, stop)` of a pinned blob are right on the disk, unless that is known.
@@ -409,7 +409,8 @@ class Host:
             self._carry_out(instruction)
         if self.traced:
             self._note_waits()
-        self._set_timer()
+        if not self.machine.is_settled:
+            self._set_timer()
 
     def _note_waits(self) -> None:
         for digest in self.traced:
@@ -502,6 +503,7 @@ class Host:
         if self.standalone and not was_standalone:
             waited_s = self.identity.scheduler_timeout_s
             log.warning("no scheduler for too long: the origin is asked without one", waited_s=waited_s)
+        self._set_timer()
 
     # -- who this host is, and who is no host any more ---------------------------------------------------------------
 

@@ -231,7 +231,7 @@ async def serve(
         stack.enter_context(secret_in(settings.data, secret, admin_at))
         addresses["admin"] = str(admin_at)
         addresses |= await _listen_for_metrics(stack, settings, telemetry)
-        peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
+        peer_runner = web.ServerRunner(web.Server(peer_server.handle), shutdown_timeout=PEERS_WITHIN_S)
         if shares or settings.peer is not None:
             peer_port = listening(peer_runner, settings.peer or SOMEWHERE, trust, plain_too=keys is not None)
             peer_at = await stack.enter_async_context(peer_port)
@@ -310,13 +310,12 @@ async def _listen_for_metrics(stack: AsyncExitStack, settings: Settings, telemet
     return {"metrics": str(at)}
 
 
-@asynccontextmanager
-async def _nothing_shared(_digest: Digest, _start: int, _stop: int) -> AsyncIterator[Blob | None]:
+async def _nothing_shared(_digest: Digest, _start: int, _stop: int) -> Blob | None:
     """What the port of a node that is alone gives, if the operator wants a port."""
-    yield None
+    return None
 
 
-async def _no_links(_request: web.Request) -> web.StreamResponse:
+async def _no_links(_request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(status=404, text="this node is alone: it has no scheduler\n")
 
 

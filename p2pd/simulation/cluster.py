@@ -33,7 +33,8 @@ from peer.core.events import (
     RequestRange,
 )
 from scheduler.core.settings import SchedulerSettings
-from scheduler.protocol.codec import LINK, FromHost, OnLink
+from scheduler.protocol.codec import LINK, FromHost
+from scheduler.protocol.link import LinkMessage
 
 
 class SimulatedCluster(Network):
@@ -127,7 +128,7 @@ class SimulatedCluster(Network):
 
     # -- between hosts ---------------------------------------------------------------------------------------------
 
-    def say(self, name: str, names: Iterable[str], message: OnLink) -> None:
+    def say(self, name: str, names: Iterable[str], message: LinkMessage) -> None:
         if self.checks:
             assert LINK.decode(LINK.encode(message)) == message
         host = self.hosts[name]

@@ -9,7 +9,8 @@ from p2pd.simulation.bandwidth import Flow, Line
 from p2pd.simulation.event_queue import EventQueue
 from peer.core.choker import UploadRequest
 from peer.core.events import FetchSample, Instruction, RequestPiece, RequestRange
-from scheduler.protocol.codec import FromHost, OnLink
+from scheduler.protocol.codec import FromHost
+from scheduler.protocol.link import LinkMessage
 
 
 class PieceRequest:
@@ -58,7 +59,7 @@ class Network:
     def __init__(self, event_queue: EventQueue) -> None:
         self.event_queue: Final = event_queue
 
-    def say(self, name: str, names: Iterable[str], message: OnLink) -> None:
+    def say(self, name: str, names: Iterable[str], message: LinkMessage) -> None:
         """A host sends a message to neighbours."""
         raise NotImplementedError
 

@@ -77,7 +77,7 @@ class Admission(Enum):
 class Choker(Generic[Request]):
     """`active` pieces are going out now, of at most `slots`. It `remembers` so many hosts that were refused."""
 
-    __slots__ = ("_refused", "_remembers", "_waiting", "active", "slots")
+    __slots__ = ("_refused", "_remembered", "_remembers", "_waiting", "active", "slots")
 
     def __init__(self, slots: int, *, remembers: int = MAX_REFUSED) -> None:
         self.slots = slots
@@ -85,6 +85,7 @@ class Choker(Generic[Request]):
         self.active = 0
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
         self._refused: Final[dict[tuple[bool, bool], dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
+        self._remembered = 0
 
     def ask(self, request: Request, receiver: UploadRequest | None, uplink: Uplink, *, already: int = 0) -> Admission:
         """A request comes in; `SEND`: its piece goes out until `end`. `receiver` is None if it is not known.
@@ -107,8 +108,9 @@ class Choker(Generic[Request]):
         else:
             self._remember(receiver)
             return Admission.REJECT
-        if receiver is not None:
-            self._refused[receiver.rank].pop(receiver, None)
+        if receiver is not None and self._remembered and receiver in (refused := self._refused[receiver.rank]):
+            del refused[receiver]
+            self._remembered -= 1
         return admission
 
     def cancel(self, request: Request, *, rejected: bool = False) -> None:
@@ -139,6 +141,7 @@ class Choker(Generic[Request]):
         told = list(islice(refused, TOLD))
         for receiver in told:
             del refused[receiver]
+        self._remembered -= len(told)
         return told
 
     @property
@@ -149,20 +152,22 @@ class Choker(Generic[Request]):
     @property
     def is_wanted(self) -> bool:
         """Whether somebody waits, or is to be told."""
-        return bool(self._waiting or any(self._refused.values()))
+        return bool(self._waiting or self._remembered)
 
     @property
     def is_to_tell(self) -> bool:
         """Whether somebody is to be told, and nobody waits."""
-        return not self._waiting and any(self._refused.values())
+        return not self._waiting and self._remembered > 0
 
     def _may_begin(self, uplink: Uplink) -> bool:
         return not self.active or (uplink is Uplink.FREE and not self.is_full)
 
     def _remember(self, receiver: UploadRequest | None) -> None:
-        if receiver is None:
+        if receiver is None or receiver in (refused := self._refused[receiver.rank]):
             return
-        self._refused[receiver.rank].setdefault(receiver)
-        if sum(map(len, self._refused.values())) > self._remembers:
+        refused[receiver] = None
+        if self._remembered < self._remembers:
+            self._remembered += 1
+        else:
             last = next(refused for refused in reversed(self._refused.values()) if refused)
             del last[next(iter(last))]

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from scheduler.protocol import to_host
-from scheduler.protocol.codec import FromHost, OnLink, ToHost
+from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.link import LinkMessage
 
 
@@ -299,7 +299,7 @@ class FromScheduler:
 @dataclass(frozen=True, slots=True)
 class FromNeighbour:
     host: str
-    message: OnLink
+    message: LinkMessage
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,8 @@ class HostMachine:
     lanes: OriginLanes = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _due: float = math.inf
-    _due_is_known: bool = False
+    is_settled: bool = False
+    """The last event has changed nothing of when something is due."""
     _schedulers_at: float | None = None
     """When something is due of the schedulers; None if that may have changed."""
 
@@ -184,7 +185,7 @@ class HostMachine:
 
     def next_deadline(self) -> float:
         """When `Tick` is due; infinity if nothing is."""
-        if not self._due_is_known:
+        if not self.is_settled:
             if self._schedulers_at is None:
                 self._schedulers_at = self.schedulers.next_deadline()
             due = self._schedulers_at
@@ -192,7 +193,7 @@ class HostMachine:
                 when = download.due if download.is_settled else download.next_deadline()
                 if when < due:
                     due = when
-            self._due, self._due_is_known = due, True
+            self._due, self.is_settled = due, True
         return self._due
 
     def may_serve(self, digest: bytes, start: int, stop: int) -> bool:
@@ -321,7 +322,7 @@ class HostMachine:
         out = download.handle(event, now)
         if download.is_settled:
             return out
-        self._due_is_known = False
+        self.is_settled = False
         if download.ended is not None:
             return out + self._ended(download, download.ended, now)
         while (upstream := download.next_upstream()) is not None:
@@ -341,7 +342,7 @@ class HostMachine:
 
     def _start_range(self, download: Download, upstream: str) -> Instruction:
         started = download.start_range(others_wait=self.slots.is_waited_for(upstream))
-        self._due_is_known = False
+        self.is_settled = False
         self.slots.take(upstream, started.request)
         return started
 
@@ -414,7 +415,7 @@ class HostMachine:
     def _scheduler_changed(
         self, event: SchedulerFound | SchedulerLost | SchedulerFailed, now: float
     ) -> list[Instruction]:
-        self._due_is_known, self._schedulers_at = False, None
+        self.is_settled, self._schedulers_at = False, None
         match event:
             case SchedulerFound(progress_s, max_blobs, url, listed, divides):
                 session = self.schedulers.found(url, progress_s, listed, now, divides=divides)
@@ -428,7 +429,7 @@ class HostMachine:
                 return self._schedulers_due(now)
 
     def _schedulers_due(self, now: float) -> list[Instruction]:
-        self._due_is_known, self._schedulers_at = False, None
+        self.is_settled, self._schedulers_at = False, None
         some_missing = self.schedulers.time_out(now)
         out: list[Instruction] = [
             Tell(from_host.Leave(digest), session.url) for session, digest in self.schedulers.leaving(now)
@@ -443,7 +444,7 @@ class HostMachine:
         self, now: float, fresh: SchedulerSession | None = None, max_blobs: int = to_host.MAX_BLOBS_PER_HOST
     ) -> list[Instruction]:
         """Move the blobs that are to be at another scheduler. One that is `fresh` knows nothing yet of those it has."""
-        self._due_is_known, self._schedulers_at = False, None
+        self.is_settled, self._schedulers_at = False, None
         connections, moved = self.schedulers.needed, dict[SchedulerSession, list[bytes]]()
         out: list[Instruction] = []
         for digest, before, after in self.schedulers.follow(now):
@@ -593,7 +594,7 @@ class HostMachine:
 
     def _from_neighbour(self, event: FromNeighbour, now: float) -> list[Instruction]:
         message = event.message
-        if isinstance(message, link.LinkHello | link.PieceKey) or message.digest in self.private:
+        if message.digest in self.private:
             return []
         out = self._feed(message.digest, event, now)
         if isinstance(message, link.Bitfield) and self.links.is_to_answer(message.digest, event.host):

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from scheduler.protocol import link
-from scheduler.protocol.codec import OnLink
 
 PER_NEIGHBOUR = 2
 BUSY_S = 5.0
@@ -102,7 +101,7 @@ class Neighbours:
             known, is_ahead = self._known[host], each.early[0] > before.generation
             known.held, known.early = each.held, each.early if is_ahead else (before.generation, each.held)
 
-    def on_message(self, host: str, message: OnLink) -> int | None:
+    def on_message(self, host: str, message: link.LinkMessage) -> int | None:
         """News from a neighbour: which pieces it holds by them that it may not have held before.
 
         None: all that it holds was said, which may be less than before.
@@ -133,8 +132,6 @@ class Neighbours:
                 neighbour.busy_until = 0.0
                 neighbour.called = neighbour.asked > 0
                 return self._usable(neighbour)
-            case _:
-                return 0
         return None
 
     def begin_generation(self, generation: int) -> None:

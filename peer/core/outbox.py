@@ -23,39 +23,58 @@ class _OfBlob:
     """A set of pieces."""
     unchoke: bool = False
 
+    def add(self, message: LinkMessage) -> None:
+        match message:
+            case Have(_, generation, pieces):
+                if self.generation != generation:
+                    self.generation, self.gained = generation, 0
+                self.gained |= union((span.first, span.stop) for span in pieces)
+            case Unchoke():
+                self.unchoke = True
+            case _:
+                self.all_of_it, self.generation, self.gained = message, 0, 0
+
+    def messages(self, digest: bytes) -> Iterator[LinkMessage]:
+        if self.all_of_it is not None:
+            yield self.all_of_it
+        gained = [Span(first, stop) for first, stop in spans(self.gained)]
+        for at in range(0, len(gained), MAX_SPANS_PER_MESSAGE):
+            yield Have(digest, self.generation, tuple(gained[at : at + MAX_SPANS_PER_MESSAGE]))
+        if self.unchoke:
+            yield Unchoke(digest)
+
 
 @dataclass(slots=True)
 class LinkOutbox:
     """By blob, in the order in which there was first something to tell of each."""
 
-    _waiting: dict[bytes, _OfBlob] = field(default_factory=dict)
+    _waiting: dict[bytes, LinkMessage | _OfBlob] = field(default_factory=dict)
+    """A message stays as it is until there is another of its blob: the same one is told to many neighbours."""
 
     def __len__(self) -> int:
         """Of how many blobs there is something to tell."""
         return len(self._waiting)
 
     def add(self, message: LinkMessage) -> None:
-        """Something else to tell."""
-        if isinstance(message, Bitfield | DontHave):
-            before = self._waiting.get(message.digest)
-            self._waiting[message.digest] = _OfBlob(message, unchoke=before is not None and before.unchoke)
+        """Something else to tell. A Have is of `MAX_SPANS_PER_MESSAGE` spans at most, as all are."""
+        digest = message.digest
+        before = self._waiting.get(digest)
+        if before is None:
+            self._waiting[digest] = message
             return
-        of_blob = self._waiting.setdefault(message.digest, _OfBlob())
-        if isinstance(message, Unchoke):
-            of_blob.unchoke = True
-            return
-        if of_blob.generation != message.generation:
-            of_blob.generation, of_blob.gained = message.generation, 0
-        of_blob.gained |= union((span.first, span.stop) for span in message.spans)
+        if not isinstance(before, _OfBlob):
+            of_blob = self._waiting[digest] = _OfBlob()
+            of_blob.add(before)
+            before = of_blob
+        before.add(message)
 
-    def take(self) -> Iterator[LinkMessage]:
+    def take(self) -> list[LinkMessage]:
         """All that there is to tell now; nothing of it waits any longer."""
         waiting, self._waiting = self._waiting, {}
+        told: list[LinkMessage] = []
         for digest, of_blob in waiting.items():
-            if of_blob.all_of_it is not None:
-                yield of_blob.all_of_it
-            gained = [Span(first, stop) for first, stop in spans(of_blob.gained)]
-            for at in range(0, len(gained), MAX_SPANS_PER_MESSAGE):
-                yield Have(digest, of_blob.generation, tuple(gained[at : at + MAX_SPANS_PER_MESSAGE]))
-            if of_blob.unchoke:
-                yield Unchoke(digest)
+            if isinstance(of_blob, _OfBlob):
+                told += of_blob.messages(digest)
+            else:
+                told.append(of_blob)
+        return told

@@ -22,7 +22,7 @@ class Readers:
     gone_at: float = math.inf
     """When the download has been without readers for too long; infinity while there are readers."""
     ask_for_ranges: bool = False
-    """Whether a reader needs a range with an end: without one, no piece is urgent."""
+    """Whether a reader needs a range that ends before the blob does, as far as was known: else no piece is urgent."""
     _readers: dict[int, ReaderMoved] = field(default_factory=dict)
 
     def move(self, event: ReaderMoved) -> None:
@@ -79,9 +79,10 @@ class Readers:
 
     def _look_at_all(self) -> None:
         self.preheats = bool(self._readers) and all(reader.preheats for reader in self._readers.values())
-        self.ask_for_ranges = any(reader.stop is not None for reader in self._readers.values())
+        size_bytes = self.pieces.size_bytes or math.inf
+        self.ask_for_ranges = any(_is_urgent(reader, size_bytes) for reader in self._readers.values())
 
 
-def _is_urgent(reader: ReaderMoved, size_bytes: int) -> bool:
+def _is_urgent(reader: ReaderMoved, size_bytes: float) -> bool:
     """Whether a client waits for a range that ends before the blob does: earlier bytes are of no use to it."""
     return reader.stop is not None and reader.stop < size_bytes and not reader.background

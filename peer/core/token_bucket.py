@@ -27,8 +27,9 @@ class TokenBucket:
         if self._filled_at is None:
             self._filled_at = now
         if now > self._filled_at:
-            gathered = (now - self._filled_at) * self._rate_bytes_per_s
-            self._level_bytes = min(self._burst_bytes, self._level_bytes + gathered)
+            self._level_bytes += (now - self._filled_at) * self._rate_bytes_per_s
+            if self._level_bytes > self._burst_bytes:
+                self._level_bytes = self._burst_bytes
             self._filled_at = now
         self._level_bytes -= amount_bytes
-        return max(0.0, -self._level_bytes / self._rate_bytes_per_s)
+        return 0.0 if self._level_bytes >= 0 else -self._level_bytes / self._rate_bytes_per_s

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,10 @@ from peer.core.token_bucket import TokenBucket
 from peer.net.letting_go import let_go
 from peer.tasks import BackgroundTasks
 from peer.trust.piece_keys import ROTATE_S, Certificate
-from scheduler.protocol.codec import LINK, OnLink, Unknown
+from scheduler.protocol.codec import LINK
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
-from scheduler.protocol.link import BATCHES, Have, LinkHello, LinkMessage, PieceKey
+from scheduler.protocol.link import BATCHES, Bitfield, DontHave, Have, LinkHello, LinkMessage, PieceKey, Unchoke
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ WAITED_FOR_S = 6.0
 """How long the host that does not dial waits for the one that does."""
 
 HEARTBEAT_S = 3.0
+"""After so long without a frame a ping is sent."""
+
+ANSWERS_WITHIN_S = 1.5
+"""How long a neighbour may take to answer a ping."""
+
 UNWANTED_S = 60.0
 """How long a link stays that is not wanted: the next blob of an image is likely to want it again."""
 
@@ -63,6 +69,7 @@ BURST = 16_384
 SPANS_OF_A_MESSAGE = 32
 """So many spans of a Have cost as much as a message without any. One with all 4,096 takes 5 ms."""
 
+_OF_BLOBS = (Have, Unchoke, Bitfield, DontHave)
 _SIGNS_OF_LIFE = (aiohttp.WSMsgType.PING, aiohttp.WSMsgType.PONG)
 
 SHUNNED_S = 60.0
@@ -84,8 +91,11 @@ class _Link:
     address: str
     wanted: bool = False
     outbox: LinkOutbox = field(default_factory=LinkOutbox)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    asleep: asyncio.Future[None] | None = None
+    """Done once there is something to send, while there is nothing."""
     socket: _Socket | None = None
+    heard_s: float = 0.0
+    """When the last frame came (monotonic, seconds)."""
     takes_batches: bool = False
     kept: bool = False
     renewing: bool = False
@@ -102,7 +112,7 @@ class Links:
         host: str,
         background: BackgroundTasks,
         *,
-        on_message: Callable[[str, OnLink], None],
+        on_message: Callable[[str, LinkMessage], None],
         on_up: Callable[[str], None],
         on_lost: Callable[[str], None],
         trust: HostTrust | None = None,
@@ -120,6 +130,8 @@ class Links:
         self._shunned: dict[str, float] = {}
         self._session: aiohttp.ClientSession | None = None
         self.sent_messages = 0
+        self._encoded: tuple[LinkMessage | None, bytes] = None, b""
+        """The last message that was sent, and its frame: many neighbours are told the same."""
 
     @property
     def open_count(self) -> int:
@@ -162,13 +174,13 @@ class Links:
         if link is None or link.socket is None:
             return
         link.outbox.add(message)
-        link.ready.set()
+        if link.asleep is not None and not link.asleep.done():
+            link.asleep.set_result(None)
 
-    async def accept(self, request: web.Request) -> web.WebSocketResponse:
+    async def accept(self, request: web.BaseRequest) -> web.WebSocketResponse:
         """The server's handler for a neighbour that dials."""
         socket = web.WebSocketResponse(
             timeout=CLOSE_WITHIN_S,
-            heartbeat=HEARTBEAT_S,
             max_msg_size=MAX_FRAME_BYTES,
             compress=False,
             autoping=False,
@@ -209,7 +221,7 @@ class Links:
         if self._session is not None:
             await self._session.close()
 
-    def _check(self, request: web.Request, host: str) -> None:
+    def _check(self, request: web.BaseRequest, host: str) -> None:
         """Raise CertificateError if a neighbour that dials is another than it says."""
         if self._trust is not None:
             transport = request.transport
@@ -254,7 +266,6 @@ class Links:
                     f"{'http' if self._trust is None else 'https'}://{link.address}/v1/link",
                     ssl=True if self._trust is None else self._trust.client,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
-                    heartbeat=HEARTBEAT_S,
                     max_msg_size=MAX_FRAME_BYTES,
                     compress=0,
                     autoping=False,
@@ -288,7 +299,9 @@ class Links:
                     beside.append(group.create_task(self._watch(host, link, socket, self._trust, dialled=dialled)))
                 self._on_up(host)
                 beside.append(group.create_task(self._send(link, socket)))
-                await self._hear(host, socket)
+                beside.append(group.create_task(_notice_silence(link, socket)))
+                hearing = group.create_task(self._hear(host, link, socket))  # a frame resumes that coroutine alone
+                await asyncio.wait([hearing])
                 for task in beside:
                     task.cancel()
         except* (ProtocolError, TrustError, aiohttp.ClientError, OSError) as errors:
@@ -303,22 +316,26 @@ class Links:
             elif not link.wanted and self._links.get(host) is link:
                 del self._links[host]
 
-    async def _hear(self, host: str, socket: _Socket) -> None:
+    async def _hear(self, host: str, link: _Link, socket: _Socket) -> None:
         """What the neighbour says, until the link ends. Raises ProtocolError."""
         clock = asyncio.get_running_loop().time
         allowed = TokenBucket(MESSAGES_PER_S, BURST)
         async for frame in socket:
             messages = [] if frame.type in _SIGNS_OF_LIFE else LINK.decode_all(_data_of(frame))
-            if allowed.take(max(1, sum(map(_cost_of, messages))), clock()):
+            cost = len(messages) or 1
+            for message in messages:
+                if isinstance(message, Have):
+                    cost += len(message.spans) // SPANS_OF_A_MESSAGE
+            link.heard_s = clock()
+            if allowed.take(cost, link.heard_s):
                 raise ProtocolError(f"more than {MESSAGES_PER_S} messages a second")
             if frame.type is aiohttp.WSMsgType.PING:
                 await socket.pong(frame.data)
             for message in messages:
-                if isinstance(message, PieceKey):
-                    if self._keys is not None:
-                        self._keys.learn(host, message)
-                elif not isinstance(message, Unknown | LinkHello):
+                if isinstance(message, _OF_BLOBS):
                     self._on_message(host, message)
+                elif isinstance(message, PieceKey) and self._keys is not None:
+                    self._keys.learn(host, message)
 
     async def _watch(self, host: str, link: _Link, socket: _Socket, trust: HostTrust, *, dialled: bool) -> None:
         """End the link when it is to be dialled anew. Raises CertificateError once the neighbour is not trusted."""
@@ -339,20 +356,29 @@ class Links:
             await self._tell_key(host, socket, trust)
 
     async def _send(self, link: _Link, socket: _Socket) -> None:
-        clock = asyncio.get_running_loop().time
-        sent_s = -GATHER_S
+        loop = asyncio.get_running_loop()
+        next_s = 0.0
         while True:
-            await link.ready.wait()
-            if (early_s := sent_s + GATHER_S - clock()) > 0:
+            if not link.outbox:
+                link.asleep = loop.create_future()
+                await link.asleep
+            if (early_s := next_s - loop.time()) > 0:
                 await asyncio.sleep(early_s)
-            link.ready.clear()
             if len(link.outbox) > MAX_WAITING:
                 raise ProtocolError("the neighbour does not read what it is sent")
-            messages = [*link.outbox.take()]
-            for frame in LINK.encode_all(messages) if link.takes_batches else map(LINK.encode, messages):
-                await socket.send_bytes(frame)
+            messages = link.outbox.take()
+            if len(messages) == 1:
+                await socket.send_bytes(self._frame_of(messages[0]))
+            else:
+                for frame in LINK.encode_all(messages) if link.takes_batches else map(LINK.encode, messages):
+                    await socket.send_bytes(frame)
             self.sent_messages += len(messages)
-            sent_s = clock()
+            next_s = loop.time() + GATHER_S
+
+    def _frame_of(self, message: LinkMessage) -> bytes:
+        if message is not self._encoded[0]:
+            self._encoded = message, LINK.encode(message)
+        return self._encoded[1]
 
     def _shun(self, host: str) -> None:
         if len(self._shunned) >= MAX_SHUNNED:
@@ -374,9 +400,21 @@ async def _hang_up(socket: _Socket) -> None:
     await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
 
 
-def _cost_of(message: OnLink | Unknown) -> int:
-    """What a message counts against `MESSAGES_PER_S` and `BURST`."""
-    return 1 + len(message.spans) // SPANS_OF_A_MESSAGE if isinstance(message, Have) else 1
+async def _notice_silence(link: _Link, socket: _Socket) -> None:
+    """Raise ConnectionError once the neighbour is gone without a word: it has not answered a ping."""
+    clock = asyncio.get_running_loop().time
+    link.heard_s = clock()
+    while True:
+        if (left_s := link.heard_s + HEARTBEAT_S - clock()) > 0:
+            await asyncio.sleep(left_s)
+            continue
+        pinged_s = clock()
+        with suppress(TimeoutError):  # whoever reads nothing takes no ping
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                await socket.ping()
+                await asyncio.sleep(ANSWERS_WITHIN_S)
+        if link.heard_s < pinged_s:
+            raise ConnectionError("the neighbour is silent")
 
 
 def _certificate_of(socket: _Socket) -> Certificate:

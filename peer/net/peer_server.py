@@ -20,11 +20,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
@@ -57,11 +57,15 @@ STALL_S = 60.0
 host that reads more slowly holds an upload slot for nothing. If others wait for the slot, one that takes next to
 nothing loses it sooner (`peer.core.uplink.STALLED_S`)."""
 
+JSON: Final = "application/json; charset=utf-8"
+
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})")
 _SPAN = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
 
-Servable = Callable[[Digest, int, int], AbstractAsyncContextManager[Blob | None]]
-"""Pins the blob of a digest, for the length of the block, if its bytes `[start, stop)` may be served; else None.
+_PATH = re.compile(r"/v2/swarm(?:/([^/]+))?/blobs/([^/]+)")
+
+Servable = Callable[[Digest, int, int], Awaitable[Blob | None]]
+"""The blob of a digest, pinned, if its bytes `[start, stop)` may be served; else None. Who gets it releases it.
 
 They are right on the disk by then; a blob that is not is lost, and StoreError is raised."""
 
@@ -83,7 +87,7 @@ class PeerServer:
     def __init__(
         self,
         servable: Servable,
-        accept_link: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        accept_link: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
         uploading: Uploading,
         is_far: Callable[[str], bool],
@@ -121,30 +125,30 @@ class PeerServer:
         """From now on all pieces together keep to this rate, also those under way; 0 is no limit."""
         self._bucket = pacing_bucket(rate_bytes_per_s)
 
-    def application(self) -> web.Application:
-        app = web.Application()
-        app.add_routes(
-            [
-                web.get("/v1/link", self._link, allow_head=False),
-                web.get("/v2/swarm/blobs/{digest}", self._blob, allow_head=False),
-                web.get("/v2/swarm/background/blobs/{digest}", self._ticket, allow_head=False),
-                web.get("/v2/swarm/{span}/blobs/{digest}", self._blob, allow_head=False),
-                web.route("*", "/{anything:.*}", self._nothing),
-            ]
-        )
-        return app
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The handler of each request: it does without aiohttp's router, which costs as much as a refusal."""
+        path = request.path
+        if request.method == "GET":
+            if path == "/v1/link":
+                return await self._link(request)
+            if named := _PATH.fullmatch(path):
+                span, digest = named.groups()
+                return await (
+                    self._ticket(digest, request) if span == "background" else self._blob(span, digest, request)
+                )
+        return await self._nothing(request)
 
-    async def _nothing(self, request: web.Request) -> web.Response:
+    async def _nothing(self, request: web.BaseRequest) -> web.Response:
         """Nobody keeps a connection by asking for what is not there."""
         if self._trust is not None and not _is_tls(request.transport):
             return _ending(_refusal(401, "this port is for hosts of the cluster"))
         return _ending(_refusal(404, "there is nothing here"))
 
-    async def _link(self, request: web.Request) -> web.StreamResponse:
+    async def _link(self, request: web.BaseRequest) -> web.StreamResponse:
         refusal = self._refuse_stranger(request, "links are made over TLS, with a certificate of the cluster")
         return await self._accept_link(request) if refusal is None else refusal
 
-    def _refuse_stranger(self, request: web.Request, why: str) -> web.Response | None:
+    def _refuse_stranger(self, request: web.BaseRequest, why: str) -> web.Response | None:
         """Where there are certificates, refuse whoever has none; `why`: what is only over TLS."""
         if self._trust is not None:
             if not _is_tls(request.transport):
@@ -155,13 +159,13 @@ class PeerServer:
                 return _ending(_refusal(403, str(error)))
         return None
 
-    async def _ticket(self, request: web.Request) -> web.Response:
+    async def _ticket(self, named: str, request: web.BaseRequest) -> web.Response:
         """Only over TLS, where there are certificates: a ticket is a secret."""
         refusal = self._refuse_stranger(request, "tickets are given over TLS, to hosts of the cluster")
         if refusal is not None:
             return refusal
         try:
-            digest = Digest(request.match_info["digest"])
+            digest = Digest(named)
         except InvalidNameError as error:
             return _refusal(400, str(error))
         if self.ticket is None:
@@ -179,18 +183,17 @@ class PeerServer:
         """For whom the piece of a blob at byte `start` is."""
         return UploadRequest(host, digest.raw, self._is_far(host), background, self._is_checked(digest, start))
 
-    async def _blob(self, request: web.Request) -> web.StreamResponse:
+    async def _blob(self, span: str | None, named: str, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            asking = self._asking(request)
+            asking = self._asking(span, request)
         except UnauthenticatedError as error:
             return _ending(_refusal(401, str(error), {"WWW-Authenticate": SCHEME}))
         except TrustError as error:
             return _ending(_refusal(403, str(error)))  # the host may have a newer certificate, for a new connection
         try:
-            digest = Digest(request.match_info["digest"])
+            digest = Digest(named)
         except InvalidNameError as error:
             return _refusal(400, str(error))
-        span = request.match_info.get("span")
         if (span is None) != (asking.answer_key is None):
             return _refusal(403, "pieces are encrypted here: by TLS, or under a key of the link")
         asked = _RANGE.fullmatch(request.headers.get("Range", "")) if span is None else _SPAN.fullmatch(span)
@@ -210,16 +213,19 @@ class PeerServer:
                 self.busy_answers += 1
                 return _refusal(429, "busy: other pieces fill the line", {"Retry-After": "0"})
             try:
-                async with self._servable(digest, start, stop) as blob:
-                    if blob is None:
-                        return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
+                blob = await self._servable(digest, start, stop)
+                if blob is None:
+                    return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
+                try:
                     return await self._send(request, upload, blob, start, asking.answer_key)
+                finally:
+                    blob.release()
             except FileLimitError as error:
                 return _refusal(429, str(error), {"Retry-After": "0"})
             except StoreError as error:
                 return _refusal(404, str(error))
 
-    def _asking(self, request: web.Request) -> _Asking:
+    def _asking(self, span: str | None, request: web.BaseRequest) -> _Asking:
         """The host that asks: by its certificate, or by the key that it was told; without certificates by its word.
 
         Raises UnauthenticatedError, CertificateError.
@@ -234,11 +240,11 @@ class PeerServer:
             self._trust.check(asking.certificate, asking.host)
         except TrustError as error:  # over TLS it may show a newer one
             raise UnauthenticatedError(str(error)) from None
-        in_the_clear = self._keys.plain and "span" not in request.match_info
+        in_the_clear = self._keys.plain and span is None
         return _Asking(asking.host, None if in_the_clear else asking.answer_key)
 
     async def _send(
-        self, request: web.Request, upload: Upload, blob: Blob, start: int, key: AnswerKey | None
+        self, request: web.BaseRequest, upload: Upload, blob: Blob, start: int, key: AnswerKey | None
     ) -> web.StreamResponse:
         stop = start + upload.size_bytes
         response = web.StreamResponse(
@@ -280,31 +286,29 @@ class PeerServer:
         transport, stop = upload.transport, start + upload.size_bytes
         loop = asyncio.get_running_loop()
         over_tls = encrypts_here(transport)
-        while start < stop:
-            if transport.is_closing():
-                raise ConnectionResetError("the other host went away")
-            bucket = self._bucket
-            count = stop - start if bucket is None else min(stop - start, PACED_BYTES)
-            if bucket is not None:
-                await asyncio.sleep(bucket.take(count, loop.time()))
-            if message is not None:
-                sending = message.send(response, count)
-            elif over_tls:
-                sending = send_encrypted(response, blob, start, count)
-            else:
-                sending = send_file(transport, blob, start, count)
-            await self._patiently(transport, sending)
-            start += count
-            self.sent_bytes += count
-            if upload.receiver is not None:
-                self.to_neighbours.add(upload.receiver.host, count)
-        await self._patiently(transport, self._uploading.drained(upload))
-
-    async def _patiently(self, transport: asyncio.Transport, sending: Awaitable[object]) -> None:
-        """Raises ConnectionResetError if the other host goes away, or takes too long: then the connection ends."""
         try:
-            async with asyncio.timeout(self._stall_s):
-                await sending
+            async with asyncio.timeout(self._stall_s) as patience:
+                while start < stop:
+                    if transport.is_closing():
+                        raise ConnectionResetError("the other host went away")
+                    bucket = self._bucket
+                    count = stop - start if bucket is None else min(stop - start, PACED_BYTES)
+                    if bucket is not None:
+                        patience.reschedule(None)
+                        await asyncio.sleep(bucket.take(count, loop.time()))
+                        patience.reschedule(loop.time() + self._stall_s)
+                    if message is not None:
+                        sending = message.send(response, count)
+                    elif over_tls:
+                        sending = send_encrypted(response, blob, start, count)
+                    else:
+                        sending = send_file(transport, blob, start, count)
+                    await sending
+                    start += count
+                    self.sent_bytes += count
+                    if upload.receiver is not None:
+                        self.to_neighbours.add(upload.receiver.host, count)
+                await self._uploading.drained(upload)
         except TimeoutError:
             transport.abort()
             raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
@@ -336,4 +340,5 @@ def _ending(response: web.Response) -> web.Response:
 
 
 def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response({"error": message}, status=status, headers=headers)
+    body = json.dumps({"error": message}).encode()
+    return web.Response(status=status, body=body, headers={"Content-Type": JSON, **(headers or {})})

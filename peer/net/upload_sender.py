@@ -12,8 +12,8 @@ import asyncio
 import math
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from peer.core.choker import FREE_SOON_S, Admission, Choker, Uplink, UploadRequest
@@ -97,7 +97,7 @@ class Upload:
             return 0.0
         went_s = now - self._began_s
         rate = self.acked_bytes / went_s if went_s > LEAST_S else best_bytes_per_s
-        return left_bytes / max(1.0, rate)
+        return left_bytes / rate if rate > 1.0 else float(left_bytes)
 
 
 class Uploading:
@@ -120,16 +120,9 @@ class Uploading:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
-    @asynccontextmanager
-    async def turn(self, upload: Upload) -> AsyncIterator[bool]:
+    def turn(self, upload: Upload) -> AbstractAsyncContextManager[bool]:
         """Whether it may go out, for the length of the block, which ends when it is out."""
-        if not await self._has_turn(upload):
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            self._end(upload)
+        return _Turn(self, upload)
 
     async def drained(self, upload: Upload) -> None:
         """Wait until all of a piece is out that was given to the kernel, or the connection is closed.
@@ -142,8 +135,8 @@ class Uploading:
             self._set_timer(now)
             await upload.out
 
-    async def _has_turn(self, upload: Upload) -> bool:
-        """Whether the turn comes, and has begun."""
+    async def has_turn(self, upload: Upload) -> bool:
+        """Whether the turn comes, and has begun: `end` ends it."""
         now = self._look()
         match self._choker.ask(upload, upload.receiver, self._uplink(now), already=self._already(upload.receiver)):
             case Admission.SEND:
@@ -157,15 +150,18 @@ class Uploading:
         except asyncio.CancelledError:
             self._choker.cancel(upload)
             if upload.turn.done():
-                self._end(upload)
+                self.end(upload)
             raise
         self._choker.cancel(upload, rejected=True)
         return upload.turn.done()
 
     def _already(self, receiver: UploadRequest | None) -> int:
         """How many pieces go out to this host now."""
-        active = [each.receiver.host for each in self._active if each.receiver is not None]
-        return 0 if receiver is None else active.count(receiver.host)
+        count = 0
+        for active in self._active:
+            if receiver is not None and active.receiver is not None and active.receiver.host == receiver.host:
+                count += 1
+        return count
 
     def _begin(self, upload: Upload, now: float) -> None:
         upload.begin(now, requeue=self._choker.is_wanted, patience_s=self._stalled_s)
@@ -174,7 +170,8 @@ class Uploading:
         self._active[upload] = None
         self._set_timer(now)
 
-    def _end(self, upload: Upload) -> None:
+    def end(self, upload: Upload) -> None:
+        """It is out, or its receiver has gone."""
         now = self._look()
         self._acked_before += upload.acked_bytes
         del self._active[upload]
@@ -190,13 +187,16 @@ class Uploading:
         while (upload := self._choker.next(uplink)) is not None:
             self._begin(upload, now)
             uplink = self._uplink(now)
-        soon = [active for active in self._active if not active.told and self._left_s(active, now) <= FREE_SOON_S]
-        if uplink is Uplink.FREE_SOON and not soon:
+        if not self._choker.is_to_tell:
             return
-        receivers = self._choker.unchoke(uplink)
-        for receiver in receivers:
+        soon: list[Upload] = []
+        if uplink is Uplink.FREE_SOON:
+            best = self._throughput.best
+            soon = [active for active in self._active if not active.told and active.left_s(now, best) <= FREE_SOON_S]
+            if not soon:
+                return
+        for receiver in self._choker.unchoke(uplink):
             self._send_unchoke(receiver)
-        if uplink is Uplink.FREE_SOON and receivers:
             for active in soon:
                 active.told = True
 
@@ -238,16 +238,20 @@ class Uploading:
         """
         is_shared = self._choker.active > 1 and self._choker.is_wanted and not self._choker.is_full
         looks_s = SHARED_LOOK_S if is_shared else POLL_INTERVAL_S
+        best, is_to_tell = self._throughput.best, self._choker.is_to_tell
         for active in self._active:
-            left_s = self._left_s(active, now)
-            if self._choker.is_to_tell and not active.told:
-                looks_s = min(looks_s, max(left_s - FREE_SOON_S, TELL_WITHIN_S))
-            if active.out is not None and not active.out.done():
-                looks_s = min(looks_s, left_s - EARLY_DONE_S)
+            is_to_be_told = is_to_tell and not active.told
+            is_awaited = active.out is not None and not active.out.done()
+            if is_to_be_told or is_awaited:
+                left_s = active.left_s(now, best)
+                if is_to_be_told:
+                    looks_s = min(looks_s, max(left_s - FREE_SOON_S, TELL_WITHIN_S))
+                if is_awaited:
+                    looks_s = min(looks_s, left_s - EARLY_DONE_S)
         return max(EARLY_DONE_S, looks_s)
 
     def _is_out(self, upload: Upload, now: float) -> bool:
-        return upload.transport.is_closing() or self._left_s(upload, now) <= EARLY_DONE_S
+        return upload.transport.is_closing() or upload.left_s(now, self._throughput.best) <= EARLY_DONE_S
 
     def _uplink(self, now: float) -> Uplink:
         """What there is on the line, as far as can be told."""
@@ -255,12 +259,32 @@ class Uploading:
             return Uplink.FREE
         if not self._choker.is_full and self._throughput.has_spare(self._acked_bytes(), now):
             return Uplink.FREE
-        is_soon = any(self._left_s(active, now) <= FREE_SOON_S for active in self._active)
-        return Uplink.FREE_SOON if is_soon else Uplink.FULL
-
-    def _left_s(self, active: Upload, now: float) -> float:
-        return active.left_s(now, self._throughput.best)
+        best = self._throughput.best
+        for active in self._active:
+            if active.left_s(now, best) <= FREE_SOON_S:
+                return Uplink.FREE_SOON
+        return Uplink.FULL
 
     def _acked_bytes(self) -> int:
         """Of all pieces, since ever."""
-        return self._acked_before + sum([active.acked_bytes for active in self._active])
+        acked_bytes = self._acked_before
+        for active in self._active:
+            acked_bytes += active.acked_bytes
+        return acked_bytes
+
+
+class _Turn:
+    """A block in which a piece goes out, if it may."""
+
+    def __init__(self, uploading: Uploading, upload: Upload) -> None:
+        self._uploading: Final = uploading
+        self._upload: Final = upload
+        self._has_begun = False
+
+    async def __aenter__(self) -> bool:
+        self._has_begun = await self._uploading.has_turn(self._upload)
+        return self._has_begun
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._has_begun:
+            self._uploading.end(self._upload)

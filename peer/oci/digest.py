@@ -20,6 +20,7 @@ from blake3 import blake3
 from peer.errors import InvalidNameError
 
 _PREFIX = "sha256:"
+_HEX_AT = len(_PREFIX)
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _SHOWN_CHARACTERS = 80
 
@@ -105,12 +106,12 @@ class Digest(AnyDigest):
     @property
     def hex(self) -> str:
         """The 64 hexadecimal digits."""
-        return self[len(_PREFIX) :]
+        return self[_HEX_AT:]
 
     @property
     def raw(self) -> bytes:
         """The 32 bytes of the SHA-256."""
-        return bytes.fromhex(self.hex)
+        return bytes.fromhex(self[_HEX_AT:])
 
 
 def shown(text: str) -> str:

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from enum import IntEnum
-from typing import Annotated, Any, get_type_hints
+from operator import call
+from typing import Annotated, Any, Final, get_type_hints
 
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES, MAX_PIECES, piece_count, said_piece_length
 
@@ -54,8 +55,9 @@ class Octets:
     def __call__(self, value: object) -> bytes:
         if type(value) is not bytes:
             raise ProtocolError(f"expected bytes, not {type(value).__name__}")
-        if not self.low <= len(value) <= self.high or len(value) % self.step:
-            raise ProtocolError(f"{len(value)} bytes are not {self.low}..{self.high} in steps of {self.step}")
+        size_bytes = len(value)
+        if not self.low <= size_bytes <= self.high or size_bytes % self.step:
+            raise ProtocolError(f"{size_bytes} bytes are not {self.low}..{self.high} in steps of {self.step}")
         return value
 
 
@@ -148,20 +150,22 @@ class Items:
 _HOST = Text(re.compile(r"[A-Za-z0-9._-]{1,64}"))
 
 
-_CHECKS: dict[type[Any], tuple[tuple[Callable[[object], Any], ...], int]] = {}
+class _Checks(dict[type[Any], tuple[tuple[Callable[[object], Any], ...], int]]):
+    """By type, once each is asked for. A frame is decoded many times, so that what is there costs no call."""
+
+    def __missing__(self, kind: type[Any]) -> tuple[tuple[Callable[[object], Any], ...], int]:
+        hints = get_type_hints(kind, include_extras=True)
+        checks = tuple(hints[field.name].__metadata__[0] for field in fields(kind))
+        found = self[kind] = checks, sum(field.default is MISSING for field in fields(kind))
+        return found
+
+
+_CHECKS: Final = _Checks()
 
 
 def checks_of(kind: type[Any]) -> tuple[tuple[Callable[[object], Any], ...], int]:
     """The checks of a message's fields in order, and the number of fields without a default."""
-    if kind not in _CHECKS:
-        _CHECKS[kind] = _read_checks(kind)
     return _CHECKS[kind]
-
-
-def _read_checks(kind: type[Any]) -> tuple[tuple[Callable[[object], Any], ...], int]:
-    hints = get_type_hints(kind, include_extras=True)
-    checks = tuple(hints[field.name].__metadata__[0] for field in fields(kind))
-    return checks, sum(field.default is MISSING for field in fields(kind))
 
 
 def read(kind: type[Any], values: tuple[object, ...]) -> Any:
@@ -170,11 +174,11 @@ def read(kind: type[Any], values: tuple[object, ...]) -> Any:
     Fields that a newer version has added stand at the end and are ignored. Fields that an older version does not send
     take their defaults. Raises ProtocolError.
     """
-    checks, required = checks_of(kind)
+    checks, required = _CHECKS[kind]
     if len(values) < required:
         raise ProtocolError(f"{kind.__name__} has {len(values)} fields, and needs {required}")
     try:
-        return kind(*[check(value) for check, value in zip(checks, values, strict=False)])
+        return kind(*map(call, checks, values))
     except ProtocolError as error:
         raise ProtocolError(f"{kind.__name__}: {error}") from None
 

@@ -20,8 +20,9 @@ from peer.core.membership import MembershipState
 from peer.core.neighbours import FAR
 from peer.core.peer_requests import MAX_REQUESTS
 from scheduler.protocol import from_host, link, to_host
-from scheduler.protocol.codec import FROM_HOST, LINK, OnLink, ToHost
+from scheduler.protocol.codec import FROM_HOST, LINK, ToHost
 from scheduler.protocol.fields import DIGEST_BYTES
+from scheduler.protocol.link import LinkMessage
 from tests.peer.host_playbook import PIECE, D, E
 from tests.peer.host_playbook import digest as piece_digest
 
@@ -277,7 +278,7 @@ class World:
         if self.connected:
             self.feed(events.FromScheduler(message))
 
-    def news(self, host: str, message: OnLink) -> None:
+    def news(self, host: str, message: LinkMessage) -> None:
         if host in self.links:
             self.feed(events.FromNeighbour(host, message))
 

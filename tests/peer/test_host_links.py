@@ -25,7 +25,7 @@ from peer.core.events import (
     TellNeighbours,
 )
 from scheduler.protocol.from_host import Fault, NeighbourFailed
-from scheduler.protocol.link import Bitfield, DontHave, Have, LinkHello, Span, Unchoke
+from scheduler.protocol.link import Bitfield, DontHave, Have, Span, Unchoke
 from scheduler.protocol.to_host import Neighbour, Neighbours
 from tests.peer.host_playbook import (
     JOIN,
@@ -75,7 +75,7 @@ class TestIntroductions:
         playbook = playbook >> received(0, 0) << gained(("c",), 0, 1)
         assert playbook >> ("c", holds()) << told("c", 0)
 
-    @pytest.mark.parametrize("message", [Have(D, 1, (Span(0, 1),)), DontHave(D), Unchoke(D), LinkHello("b", 1, 1)])
+    @pytest.mark.parametrize("message", [Have(D, 1, (Span(0, 1),)), DontHave(D), Unchoke(D)])
     def test_other_news_are_not_answered(self, message: object) -> None:
         assert beginning() >> joined("b") << met("b") >> ("b", message)
 

@@ -337,12 +337,12 @@ def test_other_hosts_are_told_and_get_none_of_it(store: Store) -> None:
         async with scripted(store) as it:
             it.host.start("127.0.0.1:1")
             assert it.host.machine.may_serve(DIGEST.raw, 0, PIECE)
-            async with it.host.servable(DIGEST, 0, PIECE) as blob:
-                assert blob is not None
+            blob = await it.host.servable(DIGEST, 0, PIECE)
+            assert blob is not None
+            blob.release()
             flip(files_of(store, DIGEST)[0], 0)
             with pytest.raises(StoreError):
-                async with it.host.servable(DIGEST, 0, PIECE):
-                    pass
+                await it.host.servable(DIGEST, 0, PIECE)
             await eventually(lambda: not it.host.machine.may_serve(DIGEST.raw, 0, PIECE))
 
     with capture_logs() as logs:

@@ -83,7 +83,8 @@ class Lines:
     def is_far_from_out(self, piece: Upload) -> bool:
         """Whether it has gone on for so long, and so slowly, that it is known to take long."""
         piece.look()
-        return self.uploading._left_s(piece, asyncio.get_running_loop().time()) > 2 * FREE_SOON_S
+        best = self.uploading._throughput.best
+        return piece.left_s(asyncio.get_running_loop().time(), best) > 2 * FREE_SOON_S
 
     async def shows_what_the_line_can(self) -> None:
         """One piece after the other goes out as fast as it can."""

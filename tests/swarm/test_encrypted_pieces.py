@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from blake3 import blake3
 
@@ -601,8 +602,7 @@ async def test_a_host_that_is_revoked_while_its_ticket_is_made_gets_none(tmp_pat
     async with serving(tmp_path, trust=trust) as it:
         it.server.ticket = ticket
         for revoked, status in ((False, 200), (True, 403)):
-            digest = digest_of(CONTENT)
-            path = f"/v2/swarm/background/blobs/{digest}"
-            request = make_mocked_request("GET", path, match_info={"digest": digest}, transport=Transport())
-            answer = await it.server._ticket(request)
+            path = f"/v2/swarm/background/blobs/{digest_of(CONTENT)}"
+            answer = await it.server.handle(make_mocked_request("GET", path, transport=Transport()))
+            assert isinstance(answer, web.Response)
             assert (answer.status, answer.body == b"ticket") == (status, not revoked)

@@ -62,15 +62,14 @@ async def serving(
         start, stop = blob.span(index)
         blob.land(index, memoryview(CONTENT)[start:stop])
 
-    async def no_links(request: web.Request) -> web.StreamResponse:
+    async def no_links(request: web.BaseRequest) -> web.StreamResponse:
         raise web.HTTPNotFound
 
-    @asynccontextmanager
-    async def all_of_it(_digest: str, _start: int, _stop: int) -> AsyncIterator[Blob]:
+    async def all_of_it(_digest: str, _start: int, _stop: int) -> Blob:
         if fails is not None:
             raise fails
-        with blob.pin():
-            yield blob
+        blob.acquire()
+        return blob
 
     limits: dict[str, object] = {"rate_bytes_per_s": 0, **options}
     told: list[UploadRequest] = []
@@ -81,7 +80,7 @@ async def serving(
         is_far=lambda host: host.startswith("far"),
         **limits,  # type: ignore[arg-type] # of several types
     )
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.01)
+    runner = web.ServerRunner(web.Server(server.handle), shutdown_timeout=0.01)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
