@@ -4,18 +4,19 @@ Rules:
 1. Schedulers have numbers in the order in which they own the first blob: that of a single blob is number 0.
 2. A scheduler by itself has no list. Several have the list of `scheduler.shared.live_list`, each with its own part of
    it: beats and looks in virtual time, at a store that is always there.
-3. A scheduler takes one message after the other, each in the time that it costs (`p2pd.simulation.costs`).
+3. A scheduler takes one message after the other, each in the time that it costs (`p2pd.simulation.costs`). Joins wait
+   for all other messages, as in `scheduler.shell.server`.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from p2pd.simulation.costs import SCHEDULER_OTHER_S, SCHEDULER_S, SCHEDULER_SEND_S, SILENT_S
+from p2pd.simulation.costs import SCHEDULER_JOIN_S, SCHEDULER_OTHER_S, SCHEDULER_S, SCHEDULER_SEND_S, SILENT_S
 from p2pd.simulation.event_queue import EventQueue
 from p2pd.simulation.host import SimulatedHost
 from p2pd.simulation.result import SchedulerLoad
@@ -23,6 +24,7 @@ from p2pd.simulation.scenario import Scenario
 from peer.core.events import SchedulerFailed, SchedulerFound, SchedulerLost
 from peer.core.session import SessionState
 from scheduler.core import events as scheduling
+from scheduler.core.backlog import Backlog, is_join
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
@@ -46,8 +48,12 @@ class SimulatedScheduler:
         self.told = LiveList()
         """The list that its hosts were told."""
         self.due: float | None = None
+        self.arrived: Final[deque[tuple[scheduling.Event, float]]] = deque()
+        """What it has not read yet, and what each costs."""
+        self.backlog = Backlog()
+        self.is_busy = False
         self.free_s = 0.0
-        """When it has done all that has arrived."""
+        """When it has sent all that it has to say."""
         self.events = 0
         self.messages = 0
         self.busy_s = 0.0
@@ -135,6 +141,8 @@ class SimulatedSchedulers:
 
     def _start(self, scheduler: SimulatedScheduler) -> None:
         scheduler.core, scheduler.due = Scheduler(self._settings), None
+        scheduler.arrived.clear()
+        scheduler.backlog, scheduler.is_busy = Backlog(), False
         if len(self.all) > 1:
             scheduler.membership, scheduler.told = Membership(scheduler.url), LiveList()
             self._beat(scheduler, scheduler.membership)
@@ -258,10 +266,41 @@ class SimulatedSchedulers:
         self._arrive(scheduler, scheduling.Received(connection, message), cost_s)
 
     def _arrive(self, scheduler: SimulatedScheduler, event: scheduling.Event, cost_s: float) -> None:
-        arrives = self._event_queue.now + self._latency_s
-        scheduler.free_s = max(scheduler.free_s, arrives) + cost_s
+        self._event_queue.after(self._latency_s, self._queue, scheduler, scheduler.core, event, cost_s)
+
+    def _queue(
+        self, scheduler: SimulatedScheduler, core: Scheduler | None, event: scheduling.Event, cost_s: float
+    ) -> None:
+        if core is None or scheduler.core is not core:
+            return
+        scheduler.arrived.append((event, cost_s))
+        if not scheduler.is_busy:
+            self._work(scheduler, core)
+
+    def _work(self, scheduler: SimulatedScheduler, core: Scheduler) -> None:
+        """Take the next message: one of the backlog when all others are handled."""
+        scheduler.is_busy = bool(scheduler.arrived or scheduler.backlog)
+        if not scheduler.is_busy:
+            return
+        is_new = bool(scheduler.arrived)
+        event: scheduling.Event
+        if is_new:
+            event, cost_s = scheduler.arrived.popleft()
+        else:
+            event = scheduler.backlog.take()
+            cost_s = SCHEDULER_JOIN_S if is_join(event) else 0.0
         scheduler.busy_s += cost_s
-        self._event_queue.at(scheduler.free_s, self._handle, scheduler, scheduler.core, event)
+        done_s = max(scheduler.free_s, self._event_queue.now) + cost_s
+        self._event_queue.at(done_s, self._worked, scheduler, core, event, is_new)
+
+    def _worked(self, scheduler: SimulatedScheduler, core: Scheduler, event: scheduling.Event, is_new: bool) -> None:
+        if scheduler.core is not core:
+            return
+        if is_new and scheduler.backlog.has_to_wait(event):
+            scheduler.backlog.put(event)
+        else:
+            self._handle(scheduler, core, event)
+        self._work(scheduler, core)
 
     def _handle(self, scheduler: SimulatedScheduler, core: Scheduler | None, event: scheduling.Event) -> None:
         if core is None or scheduler.core is not core:

@@ -7,6 +7,8 @@ Rules:
 3. The core is told that a host is gone as soon as its connection begins to end, before the last byte is sent.
 4. An exception from the core is a defect of the scheduler. It is logged with its story, and it ends the connection
    whose message caused it.
+5. Joins wait until no other message can be read (`scheduler.core.backlog`). Between `JOINS_AT_ONCE` joins and the next
+   ones, the server reads what hosts have sent meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
+from scheduler.core.backlog import Backlog
 from scheduler.core.events import (
     Answered,
     Ask,
@@ -62,6 +65,9 @@ SPARE_FILES: Final = 64
 
 MAX_REFUSED: Final = 256
 """Connections beyond the maximum that are kept for long enough to be told the reason, or until others have gone."""
+
+JOINS_AT_ONCE: Final = 16
+"""They take 5 ms."""
 
 
 class Core(Protocol):
@@ -117,6 +123,7 @@ class SchedulerServer:
         self._too_slow: list[HostConnection] = []
         """Connections that are to be ended once all instructions are carried out."""
         self._empty = asyncio.Event()
+        self._backlog: Final = Backlog()
 
     async def serve(self, host: str, port: int) -> None:
         """Serve until cancelled."""
@@ -202,7 +209,7 @@ class SchedulerServer:
             self.failed(connection, Closing.MALFORMED, str(error))
             return
         if not self.may_send(connection, cost_of(message)):
-            self.failed(connection, Closing.FLOODING, f"more than {self._bounds.messages_per_s:g} messages a second")
+            self._end_flood(connection)
         elif not connection.greeted and len(self._connections) > self._room and connection.peer is None:
             self.failed(connection, Closing.FULL, f"this scheduler has its {self._room} hosts")
         elif isinstance(message, Hello) and not connection.greeted:
@@ -213,12 +220,15 @@ class SchedulerServer:
             if not connection.has_spoken:
                 connection.has_spoken = True
                 self._crowd.stepped(connection)
-            self._tell(Received(connection.number, message), connection)
+            self._tell_in_turn(Received(connection.number, message), connection, len(frame))
+
+    def _end_flood(self, connection: HostConnection) -> None:
+        self.failed(connection, Closing.FLOODING, f"more than {self._bounds.messages_per_s:g} messages a second")
 
     def answered(self, connection: HostConnection, number: int) -> None:
         """Tell the core that a host has answered an `Ask`."""
         if connection.greeted:
-            self._tell(Answered(connection.number, number), connection)
+            self._tell_in_turn(Answered(connection.number, number), connection, 0)
 
     def _greet(self, connection: HostConnection, hello: Hello) -> None:
         """Let a host in, if it is the one that its certificate says."""
@@ -269,6 +279,35 @@ class SchedulerServer:
     def tell(self, event: Event) -> None:
         """Give the core an event that comes from no host. It is dropped while the server does not serve."""
         self._tell(event, None)
+
+    def _tell_in_turn(self, event: Event, connection: HostConnection, size_bytes: int) -> None:
+        """Give the core what a host has said, at once or later."""
+        backlog = self._backlog
+        if not backlog.has_to_wait(event):
+            self._tell(event, connection)
+            return
+        if not backlog and self._loop is not None:
+            self._loop.call_soon(self._catch_up)
+        backlog.put(event, size_bytes)
+        while backlog.is_full:
+            self._take_one()
+
+    def _catch_up(self) -> None:
+        """Give the core some of the backlog, and the rest after what can be read now."""
+        for _ in range(min(JOINS_AT_ONCE, len(self._backlog))):
+            self._take_one()
+        if self._backlog and self._loop is not None:
+            self._loop.call_soon(self._catch_up)
+
+    def _take_one(self) -> None:
+        event = self._backlog.take()
+        connection = self._connections.get(event.connection)
+        if connection is None or connection.ended_at is not None:
+            return
+        if self.may_send(connection, 0):  # answers count too
+            self._tell(event, connection)
+        else:
+            self._end_flood(connection)
 
     def _tell(self, event: Event, cause: HostConnection | None) -> None:
         """Give the core an event, and carry out its instructions."""

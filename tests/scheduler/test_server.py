@@ -20,7 +20,7 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, MAX_INLINE_BYTES
-from scheduler.protocol.from_host import Hello, Join, LeasePieces
+from scheduler.protocol.from_host import Hello, Join, LeasePieces, Leave
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
 from scheduler.shell.bounds import Bounds
@@ -223,6 +223,48 @@ def test_what_a_host_has_the_scheduler_answer_counts_for_it() -> None:
             assert answers == 3
 
     run(test, core=GenerousCore(), bounds=Bounds(burst=100, messages_per_s=0.001))
+
+
+def test_joins_wait_for_what_other_hosts_say() -> None:
+    """However many join, pieces that have come are news at once; what follows a join of the same host waits with it."""
+    heard: list[tuple[int, str]] = []
+
+    class Noting(Scheduler):
+        def handle(self, event: Event, now: float) -> list[Instruction]:
+            if isinstance(event, Received):
+                heard.append((event.connection, type(event.message).__name__))
+            return super().handle(event, now)
+
+    async def main() -> None:
+        server = SchedulerServer(Noting())
+        async with asyncio.timeout(PATIENCE_S), server.serving("127.0.0.1", 0):
+            clients = []
+            for _ in range(3):
+                connection, client = server._connect(), WSConnection(ConnectionType.CLIENT)
+                transport = FakeTransport()
+                connection.connection_made(transport)
+                connection.data_received(client.send(Request(host="scheduler", target=PATH)))
+                client.receive_data(transport.written)
+                assert list(client.events())
+                clients.append((connection, client))
+
+            def says(number: int, message: FromHost) -> None:
+                connection, client = clients[number - 1]
+                connection.data_received(client.send(BytesMessage(FROM_HOST.encode(message))))
+
+            for number in (1, 2, 3):
+                says(number, Hello(f"host-{number}", 1, 1, "h:1"))
+            says(1, JOIN)
+            says(2, JOIN)
+            says(1, Leave(D))
+            says(3, Leave(D))
+            assert heard == [(3, "Leave")]
+            await asyncio.sleep(0)
+            assert heard == [(3, "Leave"), (1, "Join"), (2, "Join"), (1, "Leave")]
+            for each in list(server._connections.values()):
+                each.connection_lost(None)
+
+    asyncio.run(main())
 
 
 def test_a_message_that_does_not_end_is_waited_for_no_longer_than_others() -> None:
@@ -534,6 +576,7 @@ def test_the_messages_of_one_event_to_one_host_are_one_write() -> None:
                 connection.data_received(client.send(BytesMessage(FROM_HOST.encode(Hello("host", 1, 1, "h:1")))))
                 transport.writes.clear()
             connection.data_received(client.send(BytesMessage(FROM_HOST.encode(JOIN))))
+            await asyncio.sleep(0)  # a join waits for what can be read
             both = frames(joined, digests)
             assert transports[0].writes == [frames(welcome), both]
             assert transports[1].writes == [both, b"\x89\x00", frames(digests)]
