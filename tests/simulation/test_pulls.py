@@ -142,7 +142,7 @@ class TestNeighboursThatFail:
 
 
 class TestLies:
-    @pytest.mark.parametrize(("hosts", "seed"), [(3, 1), (4, 2), (7, 3)])
+    @pytest.mark.parametrize(("hosts", "seed"), [(3, 1), (4, 1), (7, 3)])
     def test_a_publisher_of_wrong_digests_is_found_out(self, hosts: int, seed: int) -> None:
         run = Playing(hosts, 32, seed=seed)
         liar, honest = run.hosts[1], [host for host in run.hosts if host is not run.hosts[1]]
