@@ -65,7 +65,7 @@ ALONE: Final = (
     ("cluster", "--nodes", "16", "--rate", "100mbit", "--layers", "20", "--layer-size", "8MiB", *ONLY_SWARM),
     ("preheat",),
     ("preheat", "--origin-rate", "250mbit", "--only", "pull_during_preheat"),
-    ("background", "--size", "128MiB"),  # 21 s of the line: the preheat outlasts the foreground's 16
+    ("background",),
     ("adopt",),
 )
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
