@@ -7,7 +7,8 @@ exchange these pieces, nobody fetches the next ones, and all links are idle for 
 Rules:
 1. A join waits for all events of other kinds. Nobody but its own host waits for it.
 2. What a host says is handled in the order in which the host has said it. So what follows a join waits with the join.
-3. What waits has a bound in bytes. Beyond it, the event that has waited longest is handled first.
+3. What waits has a bound in bytes, and what waits of one host has a bound in events. Beyond them, the event that has
+   waited longest is handled first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from scheduler.protocol.from_host import Join
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 """The joins of 100,000 hosts, of 160 bytes each."""
+
+MAX_OF_ONE: Final = 256
+"""Events of one host: the joins of 12 images of 20 layers. A host that sends more does not have us keep them."""
 
 
 class Backlog:
@@ -36,10 +40,9 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._events)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the next event is to be handled before anything else."""
-        return self._size_bytes > MAX_BYTES
+    def is_full(self, connection: int) -> bool:
+        """Whether the next event is to be handled before anything else that this connection says."""
+        return self._size_bytes > MAX_BYTES or self._of[connection] > MAX_OF_ONE
 
     def has_to_wait(self, event: Event) -> TypeGuard[Received | Answered]:
         """Whether an event is to be `put` here (rules 1 and 2)."""

@@ -289,7 +289,7 @@ class SchedulerServer:
         if not backlog and self._loop is not None:
             self._loop.call_soon(self._catch_up)
         backlog.put(event, size_bytes)
-        while backlog.is_full:
+        while backlog.is_full(event.connection):
             self._take_one()
 
     def _catch_up(self) -> None:

@@ -33,7 +33,7 @@ def test_a_host_is_heard_in_its_own_order_and_a_join_after_all_else(said: list[F
             heard.append(event)
         heard.extend(backlog.take() for _ in range(data.draw(st.integers(0, len(backlog)))))
     heard.extend(backlog.take() for _ in range(len(backlog)))
-    assert not backlog.is_full
+    assert not any(map(backlog.is_full, range(1, 5)))
     of_host: dict[tuple[str, int], list[FromHost]] = defaultdict(list)
     for name, events in (("said", said), ("heard", heard)):
         for event in events:
@@ -53,6 +53,17 @@ def test_what_waits_has_a_bound() -> None:
     backlog, full = Backlog(), list[bool]()
     for connection, size_bytes in ((1, tested.MAX_BYTES), (2, 1)):
         backlog.put(Received(connection, Join(D, "docker.io", "library/app")), size_bytes)
-        full.append(backlog.is_full)
+        full.append(backlog.is_full(connection))
     assert backlog.take().connection == 1
-    assert [*full, backlog.is_full] == [False, True, False]
+    assert [*full, backlog.is_full(2)] == [False, True, False]
+
+
+def test_what_waits_of_one_host_has_a_bound() -> None:
+    backlog = Backlog()
+    for _ in range(tested.MAX_OF_ONE + 1):
+        assert not backlog.is_full(1)
+        backlog.put(Received(1, Join(D, "docker.io", "library/app")))
+    assert backlog.is_full(1)
+    assert not backlog.is_full(2)
+    backlog.take()
+    assert not backlog.is_full(1)
