@@ -250,7 +250,7 @@ def p2pd(
         "min_free_bytes": "1GiB",  # that of `SPARE_BYTES`, on whatever disk
         **(more or {}),
     }
-    with running("p2pd", command("run", flags), mirror, directory / "log", neutral_environ()) as program:
+    with running("p2pd", command("run", flags), mirror, directory / "log", _environ()) as program:
         yield program, admin
 
 
@@ -263,8 +263,13 @@ def p2pd_scheduler(directory: Path, listen: str, more: Mapping[str, str | None])
     directory.mkdir(parents=True, exist_ok=True)
     admin = free_address()
     words = command("scheduler", {"data": directory, "listen": listen, "admin": admin, **more})
-    with running("p2pd scheduler", words, admin, directory / "log", neutral_environ()) as program:
+    with running("p2pd scheduler", words, admin, directory / "log", _environ()) as program:
         yield program
+
+
+def _environ() -> dict[str, str]:
+    """p2pd as it is installed: with bytecode, which a checkout has once its first process has written it."""
+    return {name: value for name, value in neutral_environ().items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def answer(address: str, path: str) -> Any:
