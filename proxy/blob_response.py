@@ -118,9 +118,9 @@ class Content:
 
     def cut(self, error: P2pdError) -> web.StreamResponse:
         """End an answer that has begun, short of its length. One that has not is the error, which is raised."""
+        self.sent.error = error
         if self.begun is None:
             raise error
-        self.sent.error = error
         self.begun.force_close()
         return self.begun
 
@@ -175,6 +175,8 @@ class Content:
         try:
             await send_span(begin, span)
         except P2pdError as error:
+            if self.begun is None:  # another way may answer
+                raise
             self.cut(error)
         except TimeoutError as error:  # TCP_USER_TIMEOUT
             raise ConnectionAbortedError("the client took nothing for too long") from error

@@ -88,7 +88,6 @@ class Blobs:
             response = await self._answer(context, permit, content, expected)
             whole = context.sent.error is None
         except P2pdError as error:
-            context.sent.error = error
             response = content.cut(error)
         finally:
             self._prefetch.blob_ended(context, permit)

@@ -35,7 +35,6 @@ class Score:
     pulls: int = 0
     cold: int = 0
     made_warm: int = 0
-    cold_bytes: int = 0
     preheated_bytes: int = 0
     used_bytes: int = 0
 
@@ -137,7 +136,6 @@ class Replay:
             self.score.used_bytes += held.size_bytes * held.scored
         elif scored and not is_warm:
             self.score.cold += 1
-            self.score.cold_bytes += pull.size_bytes
         self.score.pulls += scored
         site.take(pull.digest, _Held(pull.size_bytes, pull.at))
 

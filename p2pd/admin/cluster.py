@@ -100,7 +100,6 @@ class Cluster:
         self._changed = asyncio.Event()
         self._ending: frozenset[str] = frozenset()
         self._ending_at = -1e9
-        self._asking_expiry = False
         self._closing = False
         self.others: Callable[[], Awaitable[Others]] = _alone
         """Asks what the other schedulers know, where there are several."""

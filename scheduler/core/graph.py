@@ -39,7 +39,7 @@ FAR_SHARE: Final = 4
 """One link in this many leaves the rack even where the rack has enough members, so that no rack is an island."""
 
 AVOIDED: Final = 16
-"""Hosts that a member remembers and is not linked to again; the oldest is forgotten first. As many as `degree_high`."""
+"""Hosts that a member avoids, and members that were full for it; the oldest are forgotten. As many as `degree_high`."""
 
 SUPPLY: Final = 12.0
 """The uplinks of seeders that a member is linked to: a seeder with two receivers counts as a half for each. So those
@@ -295,17 +295,16 @@ class Graph:
             member.avoids = (*member.avoids[1 - AVOIDED :], other.host.id)
             other.avoids = (*other.avoids[1 - AVOIDED :], member.host.id)
         else:
-            member.full = (*member.full[1 - AVOIDED :], other.host.id)
+            member.full = (*member.full[1 - AVOIDED :], other)
         self.fill(member)
         self._thin[other] = None
 
     def relink(self, member: Member) -> None:
-        """Link a member again to hosts that were too busy for it: they may hold what no other neighbour does."""
-        if not member.full:
-            return
+        """Link a member again to providers that were too busy for it: they may hold what no other neighbour does."""
         full, member.full = member.full, ()
-        for other in self._draw(self.providers):
-            if other.host.id in full and self._may_link(member, other) and self._has_room(member, other):
+        self.looked_at += len(full)
+        for other in full:
+            if other.is_provider and self._may_link(member, other) and self._has_room(member, other):
                 self._link(member, other)
 
     def _is_thin(self, member: Member) -> bool:
@@ -402,7 +401,9 @@ class Graph:
     def _may_link(self, a: Member, b: Member) -> bool:
         if a is b or b in a.links:
             return False
-        return b.host.id not in a.avoids + a.full and a.host.id not in b.avoids + b.full
+        if b in a.full or a in b.full:
+            return False
+        return b.host.id not in a.avoids and a.host.id not in b.avoids
 
     def _has_room(self, a: Member, b: Member) -> bool:
         if max(len(a.links), len(b.links)) >= self._settings.degree_high:
@@ -455,7 +456,8 @@ class Graph:
             for other in member.links:
                 assert member in other.links
                 assert other.positions[PoolKind.SWARM] >= 0
-                assert other.host.id not in member.avoids + member.full
+                assert other.host.id not in member.avoids
+                assert other not in member.full
             assert member.receivers == sum(other.wants for other in member.links)
             is_unused = member.state is MemberState.COMPLETE and not member.receivers
             assert (member.positions[PoolKind.UNUSED] != ABSENT) is is_unused

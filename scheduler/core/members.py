@@ -118,7 +118,10 @@ class Source(NamedTuple):
 
 
 class OriginRefusal(NamedTuple):
-    """The origin's refusal of a host. The host gets no lease for this repository before `until`."""
+    """The origin's refusal of a host, with its HTTP status.
+
+    The host gets no lease for this repository before `until` (seconds, by the scheduler's clock).
+    """
 
     until: float
     status: int
@@ -211,8 +214,8 @@ class Member:
     links: dict[Member, None] = field(default_factory=dict)
     avoids: tuple[str, ...] = ()
     """Hosts that the member is not linked to again, because one of the two failed the other."""
-    full: tuple[str, ...] = ()
-    """Hosts that were too busy for the member, and that it is not linked to until it starves."""
+    full: tuple[Member, ...] = ()
+    """Members that were too busy for this one, and that it is not linked to until it starves; some may have left."""
     out_of_reach: int = 0
     """The pieces that only hosts held that it `avoids`, when the member last starved; 0 once it has gained a piece."""
     positions: list[int] = field(default_factory=lambda: [ABSENT] * len(PoolKind))

@@ -74,7 +74,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All of it. `pulls_since`: pulls that ended before this time are not told."""
+    """All of it. `pulls_since`, by the scheduler's clock (seconds): pulls that ended before it are not told."""
 
     hosts: int
     pulling: int

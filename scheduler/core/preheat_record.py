@@ -99,7 +99,10 @@ class JobView:
 
 
 class PreheatStore(Protocol):
-    """Where jobs are kept. Every method blocks, may be called from any thread, and raises PreheatStoreError."""
+    """Where jobs are kept. Every method blocks, may be called from any thread, and raises PreheatStoreError.
+
+    Times are Unix seconds.
+    """
 
     def add(self, job: JobRecord, key: str | None = None, credential: str = "") -> JobRecord:
         """Keep a new job, or return the one that the idempotency key has already."""

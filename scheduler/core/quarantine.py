@@ -37,7 +37,10 @@ MAX_TOLD: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class QuarantineFacts:
-    """A host in quarantine. `came_from` is where it came from; "" if it has a certificate."""
+    """A host in quarantine. `came_from` is where it came from; "" if it has a certificate.
+
+    `until` is in seconds, by the scheduler's clock.
+    """
 
     id: str
     came_from: str

@@ -27,7 +27,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Protocol
 
 from scheduler.protocol.fields import MAX_SCHEDULERS
 
@@ -72,6 +72,28 @@ class LiveList:
 
     def entry(self, name: str) -> Entry | None:
         return next((each for each in self.entries if each.id == name), None)
+
+
+class Turn(Protocol):
+    """This scheduler among those that live: `scheduler.shared.live.Live`."""
+
+    @property
+    def known(self) -> LiveList:
+        """The latest list."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Of this process on the list; "" while it is not."""
+        ...
+
+    def runs(self, name: str) -> bool:
+        """Whether this scheduler is the one that does what is done once, under that name."""
+        ...
+
+    def not_ready(self) -> list[str]:
+        """Why nothing new may be promised now; empty while this scheduler is on the list."""
+        ...
 
 
 def id_of(url: str) -> str:

@@ -79,9 +79,7 @@ class RedisPreheats:
     def __init__(self, place: RedisPlace, key: Callable[[], bytes]) -> None:
         """`key` is what credentials are encrypted with, the same for all schedulers; it may raise TrustError."""
         self._place: Final = place
-        self._calls: Final = RedisCalls(
-            place, lambda reason: PreheatStoreError(f"the preheats cannot be kept: {reason}")
-        )
+        self._calls: Final = RedisCalls(place, _failed)
         self._sealer: Final = Sealer(key)
         self._base: Final = place.key("preheat:")
         self._open: Final = place.key("preheats-open")

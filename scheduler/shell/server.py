@@ -50,6 +50,7 @@ from scheduler.shell.connection import HostConnection, framed
 from scheduler.shell.crowd import Crowd
 from scheduler.shell.gc_tuning import rare_full_collections
 from scheduler.shell.sweep import Sweep
+from scheduler.shell.unread import Unread
 
 if TYPE_CHECKING:
     from scheduler.shell.admission import Admission
@@ -106,6 +107,7 @@ class SchedulerServer:
         self._crowd: Final = Crowd()
         self._allowances: Final = Allowances(self._bounds)
         self._sweep: Final = Sweep(self._bounds, self._connections)
+        self._unread: Final = Unread(self._bounds, self._connections)
         most = self._most()
         self._room: Final = min(self._bounds.connections, most - min(MAX_REFUSED, most // 8))
         """The connections beyond which one has to go for each that comes."""
@@ -118,10 +120,6 @@ class SchedulerServer:
         self._sweeper: asyncio.TimerHandle | None = None
         self._told_full_at = -TOLD_EVERY_S
         self._begun_bytes = 0
-        self._waiting_bytes = 0
-        """At most so many bytes are unread: what was found when it was last counted, and what was sent since."""
-        self._too_slow: list[HostConnection] = []
-        """Connections that are to be ended once all instructions are carried out."""
         self._empty = asyncio.Event()
         self._backlog: Final = Backlog()
 
@@ -364,30 +362,12 @@ class SchedulerServer:
             connection = self._connections.get(number)
             if connection is not None and connection.ended_at is None:
                 connection.send(messages)
-                self._waiting_bytes += len(messages)
-                if connection.waiting_bytes > self._bounds.waiting_bytes:
-                    self._too_slow.append(connection)
+                self._unread.sent(connection, len(messages))
 
     def _end_slow(self) -> None:
         """End the connections of hosts for which too much waits."""
-        while self._too_slow:
-            connection = self._too_slow.pop()
-            self.failed(connection, Closing.SLOW, "too much waits that the host does not read")
-            connection.abort()
-        if self._waiting_bytes > self._bounds.waiting_bytes_in_all:
-            self._end_slowest()
-
-    def _end_slowest(self) -> None:
-        """Count the unread bytes, and end the connections with the most of them until there are half as many."""
-        waiting = {each: each.waiting_bytes for each in self._connections.values()}
-        self._waiting_bytes = sum(waiting.values())
-        if self._waiting_bytes <= self._bounds.waiting_bytes_in_all:
-            return
-        for connection in sorted(waiting, key=waiting.__getitem__, reverse=True):
-            if self._waiting_bytes <= self._bounds.waiting_bytes_in_all // 2:
-                return
-            self._waiting_bytes -= waiting[connection]
-            self.failed(connection, Closing.SLOW, "too much waits for all hosts, and most of it for this one")
+        for connection, reason in self._unread.too_slow():
+            self.failed(connection, Closing.SLOW, reason)
             connection.abort()
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -37,7 +37,10 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """A host that joined. `serial` (hexadecimal) is that of its newest certificate; after `expires` it has none."""
+    """A host that joined. `serial` (hexadecimal) is that of its newest certificate; after `expires` it has none.
+
+    Times are Unix seconds.
+    """
 
     id: str
     token: str

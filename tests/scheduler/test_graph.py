@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from scheduler.core.graph import SUPPLY
+from scheduler.core.graph import AVOIDED, SUPPLY
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
@@ -142,6 +142,27 @@ def test_a_useless_neighbour_is_replaced_for_good() -> None:
         swarm.graph.fill(members[0])
     assert useless not in members[0].links
     assert len(members[0].links) >= SETTINGS.degree
+
+
+@pytest.mark.parametrize("count", [60, 600])
+def test_neighbours_that_were_full_are_linked_again_whatever_the_number_of_providers(count: int) -> None:
+    swarm, members = swarm_of(count)
+    for each in members:
+        swarm.hold(each, 1)
+    member = members[0]
+    full = list(member.links)[:5]
+    for each in full:
+        swarm.graph.replace(member, each, for_good=False)
+    leave(swarm, full.pop())
+    for each in (member, *full):  # room for these links, and for no others
+        for other in [each for each in each.links if each not in full][SETTINGS.degree_low :]:
+            swarm.graph._unlink(each, other)
+    swarm.graph.validate()
+    before = swarm.graph.looked_at
+    swarm.graph.relink(member)
+    assert swarm.graph.looked_at - before <= AVOIDED
+    assert set(full) < set(member.links)
+    swarm.graph.validate()
 
 
 def test_changes_that_undo_each_other_are_not_told() -> None:

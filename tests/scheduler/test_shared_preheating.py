@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from scheduler.core.events import Connected, Disconnected, Event, PreheatChanged, Received, Send
 from scheduler.core.preheat_hosts import Candidate
-from scheduler.core.preheat_job import JobState, Order
+from scheduler.core.preheat_job import JobState, Order, TargetState
 from scheduler.core.preheat_record import JobRecord
+from scheduler.core.preheats import LATE_JOB
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import PREHEAT, PreheatReport, PreheatState
@@ -194,6 +195,24 @@ def test_a_host_that_moves_is_told_elsewhere(redis_place: RedisPlace) -> None:
         found = await runner.service.job("j1")
         assert found is not None
         assert found.record.state is JobState.SUCCEEDED
+
+    run(redis_place, test)
+
+
+def test_a_host_that_is_late_takes_nothing_from_those_that_are_done(redis_place: RedisPlace) -> None:
+    async def test(several: Several, runner: Member, other: Member) -> None:
+        runner.connect("h1")
+        other.connect("h2")
+        await runner.service.add(JOB)
+        await several.look()
+        other.hear("h2")
+        await several.look()
+        runner.service._store.reopen("j1", NOW)  # it is over by the clock of Redis
+        await several.look()
+        found = await other.service.job("j1")
+        assert found is not None
+        assert [each.state for each in found.targets] == [TargetState.FAILED, TargetState.DONE]
+        assert (found.record.state, found.record.reason) == (JobState.PARTLY, LATE_JOB)
 
     run(redis_place, test)
 
