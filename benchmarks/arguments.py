@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
+KIB: Final = 2**10
 MIB: Final = 2**20
 GIB: Final = 2**30
 _FACTORS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
@@ -23,11 +24,11 @@ def positive(text: str) -> int:
 
 
 def size(text: str) -> int:
-    """`1GiB`, `64MiB`: bytes, at least 1 MiB."""
-    match = re.fullmatch(r"([1-9][0-9]*)(MiB|GiB)", text)
+    """`1GiB`, `64MiB`, `512KiB`: bytes."""
+    match = re.fullmatch(r"([1-9][0-9]*)(KiB|MiB|GiB)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text} is not a size like 64MiB or 1GiB")
-    return int(match[1]) * (GIB if match[2] == "GiB" else MIB)
+    return int(match[1]) * {"KiB": KIB, "MiB": MIB, "GiB": GIB}[match[2]]
 
 
 def bytes_per_s(text: str) -> float:

@@ -236,7 +236,7 @@ def nginx(directory: Path, served: Path) -> Iterator[Program]:
 def p2pd(
     directory: Path, origin: Program, more: Mapping[str, str | None] | None = None
 ) -> Iterator[tuple[Program, str]]:
-    """`p2pd run` with its defaults, one upstream and `more` flags (a switch has the value None), and its admin address.
+    """`p2pd run` with one upstream, no scrubber, and `more` flags (a switch has the value None), and its admin address.
 
     The program was just started and may not answer yet (`wait_until_served`).
     """
@@ -248,6 +248,7 @@ def p2pd(
         "admin": admin,
         "upstream": f"docker.io=http://{origin.address}",
         "min_free_bytes": "1GiB",  # that of `SPARE_BYTES`, on whatever disk
+        "scrub_rate": "0",  # it is for once a day, and would begin a minute after the start, in a long measure
         **(more or {}),
     }
     with running("p2pd", command("run", flags), mirror, directory / "log", _environ()) as program:

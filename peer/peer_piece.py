@@ -36,13 +36,10 @@ from peer.trust.piece_keys import PieceRequest
 
 if TYPE_CHECKING:
     from peer.background.transport import BackgroundWay
-    from peer.trust.piece_keys import AnswerKey, HeldKey
+    from peer.trust.piece_keys import HeldKey
 
 REPOSITORY = "swarm"
 """Under this name the peer port serves blobs (`peer.net.peer_server`)."""
-
-MIN_RECORD_BYTES = 4096
-"""Each record costs some microseconds. Those of p2pd have 256 KiB."""
 
 BACKGROUND = "background"
 """The query of a request for a piece that no client waits for: hosts that know it serve such requests last."""
@@ -192,12 +189,12 @@ class PeerPiece:
                 shut_down(self._socket)
 
     def _spare_bytes(self, size_bytes: int) -> int:
-        """What is needed beside a piece to decrypt it: all records at one go, the first one behind where it goes."""
+        """What is needed beside a piece to decrypt it."""
         if self._source.key is None or self._source.plain:
             return 0
-        from peer.trust.aes128gcm import RECORD_BYTES, encoded_bytes  # `cryptography` is only for trust: 10 MiB
+        from peer.encrypted_answer import spare_bytes  # `cryptography` is only for trust: 10 MiB
 
-        return encoded_bytes(size_bytes, 0) - size_bytes + RECORD_BYTES
+        return spare_bytes(size_bytes)
 
     def _receive(self, buffer: memoryview, start: int, stop: int, pace: Pace) -> None:
         key, outside_tls = self._source.key, self._source.outside_tls
@@ -233,52 +230,20 @@ class PeerPiece:
     def _receive_encrypted(
         self, client: NeighbourClient, key: HeldKey, buffer: memoryview, start: int, stop: int, pace: Pace
     ) -> None:
-        """Receive the records at the end of `buffer`, and decrypt them into its beginning."""
+        from peer.encrypted_answer import receive
         from peer.trust.aes128gcm import CodingError
 
         target = self._target(f"{REPOSITORY}/{start}-{stop - 1}")
         authorization, answer_key = key.authorize(PieceRequest("GET", target, ""))
         with self._ask(client, target, _authorization(authorization)) as answer:
             try:
-                self._decrypt(answer, answer_key, buffer, stop - start, pace)
+                for size_bytes in receive(answer, answer_key, buffer, stop - start, lambda: pace.slice_bytes):
+                    pace.wait(size_bytes, self._stopped)
             except CodingError as error:
                 raise PeerGoneError(f"not what the neighbour has encrypted: {error}") from None
 
     def _target(self, repository: str) -> str:
         return f"/v2/{repository}/blobs/{self.blob.digest}{f'?{self._query}' if self._query else ''}"
-
-    def _decrypt(self, answer: Answer, key: AnswerKey, buffer: memoryview, size_bytes: int, pace: Pace) -> None:
-        """Decrypt the message of an answer. Raises CodingError, PeerGoneError.
-
-        As many records are received at a time as there is room for: to wake the thread up for each costs more than to
-        decrypt it. A record is decrypted to where nothing is that was received and not yet decrypted.
-        """
-        from peer.trust.aes128gcm import HEADER_BYTES, RECORD_BYTES, CodingError, Decoder, Header
-
-        message_bytes = answer.head.length
-        if not HEADER_BYTES < message_bytes <= len(buffer) + size_bytes:
-            raise CodingError(f"a message of {message_bytes} bytes for a piece of {size_bytes}")
-        begin = bytearray(HEADER_BYTES + len(key.key_id))
-        with memoryview(begin) as view:
-            answer.readinto(view)
-        begin_bytes = bytes(begin[:HEADER_BYTES])
-        header = Header(begin_bytes, max_record_bytes=RECORD_BYTES, min_record_bytes=MIN_RECORD_BYTES)
-        if header.key_id_bytes != len(key.key_id) or begin[HEADER_BYTES:] != key.key_id:
-            raise CodingError("it is under another key")
-        decoder, filled, left = Decoder(key.input_key, header), 0, message_bytes - len(begin)
-        while left:
-            room = len(buffer) - filled - header.record_bytes
-            count = min(left, max(1, min(room, pace.slice_bytes or room) // header.record_bytes) * header.record_bytes)
-            left -= count
-            with buffer[len(buffer) - count :] as records:
-                answer.readinto(records)
-                before = filled
-                for at in range(0, count, header.record_bytes):
-                    with records[at : at + header.record_bytes] as record, buffer[filled : size_bytes + 1] as data:
-                        filled += decoder.decrypt(record, data)
-            pace.wait(filled - before, self._stopped)
-        if not decoder.ended or filled != size_bytes:
-            raise CodingError("it ends early")
 
     def _ask(self, client: NeighbourClient, target: str, fields: str) -> Answer:
         """The answer, if it has the piece. Raises PeerBusyError, PeerGoneError, FetchStoppedError."""

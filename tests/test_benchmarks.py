@@ -23,7 +23,10 @@ from benchmarks.command import Command, Measure, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
 from benchmarks.namespaces import network
 from benchmarks.scheduler import command as scheduler
+from benchmarks.testbed import Subject
 from benchmarks.transfer import command as transfer
+from peer.oci.digest import Digest
+from peer.store.record import Header, encode_entry, encode_header
 
 AB_REPORT = """\
 Complete requests:      100
@@ -170,6 +173,31 @@ def test_a_program_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> Non
         pytest.raises(UnmeasurableError, match=r"it ended: no such thing"),
     ):
         programs.wait_until_served(program, "/", [200])
+
+
+def test_p2pd_does_not_scrub_while_it_is_measured(tmp_path: Path) -> None:
+    with (
+        programs.running("it", ["sleep", "60"], programs.free_address(), tmp_path / "log") as origin,
+        programs.p2pd(tmp_path / "p2pd", origin) as (program, _),
+    ):
+        words = Path(f"/proc/{program.pid}/cmdline").read_text().split("\0")
+    assert "--scrub-rate=0" in words
+
+
+def test_a_receiver_is_asked_only_once_all_pieces_are_in_its_record(tmp_path: Path) -> None:
+    blob = load.BenchmarkBlob(digest := Digest.from_raw(bytes(32)), 2 * 2**20)
+    nobody = programs.Program("p2pd", subprocess.Popen(["true"]), programs.free_address(), tmp_path / "log", 0.0)
+    receiver = Subject(nobody, nobody.address, tmp_path)
+    assert not transfer.is_complete(receiver, blob)
+    (record := tmp_path / "blobs/00" / f"{64 * '0'}.record").parent.mkdir(parents=True)
+    for index in range(2):
+        assert not transfer.is_complete(receiver, blob)
+        with record.open("ab") as file:
+            file.write(b"" if index else encode_header(Header(digest, blob.size_bytes, 2**20, "")))
+            file.write(encode_entry(index))
+    with pytest.raises(FileNotFoundError, match="admin"):  # there is no secret with which to ask
+        transfer.is_complete(receiver, blob)
+    nobody.process.wait()
 
 
 def test_a_program_is_ended_with_its_block(tmp_path: Path) -> None:

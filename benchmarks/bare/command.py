@@ -5,7 +5,9 @@ Rules:
    each piece from the next of the others, hashes it twice, writes it, and tells NEWS others of it by a frame each.
 2. That is what a host of p2pd does at the least (`benchmarks.cluster --open`, with as many such pieces): there is
    no scheduler, no choice, no refusal, no client, no check and no log. So p2pd's CPU time can come near to this one.
-3. Links have the rates of `cluster`. All hosts begin once all have links to all, and stop once all have all pieces.
+3. With `--encrypted` it also encrypts as a host of p2pd with certificates does, by the same code: links are TLS, and
+   pieces go beside it, under a key that was told on the link (`benchmarks.cluster`).
+4. Links have the rates of `cluster`. All hosts begin once all have links to all, and stop once all have all pieces.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,19 +28,24 @@ from typing import Any, Final
 
 from benchmarks import programs
 from benchmarks.arguments import bytes_per_s, positive, size, within
+from benchmarks.bare.node import CREDENTIALS
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.namespaces import NetworkHost, network
 from benchmarks.report import Figure
+from scheduler.trust import certificates
+from scheduler.trust.identity import PeerIdentity, Role
 
 PORT: Final = 65002
+LIFETIME_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class BareTestbed:
-    """A file of random pieces, and what hosts are to do with it."""
+    """A file of random pieces, and what hosts are to do with it. `credentials`: the directory of those, to encrypt."""
 
     file: Path
     options: argparse.Namespace
+    credentials: Path | None = None
 
     def play(self) -> list[dict[str, Any]]:
         """What each host said at its end. Raises UnmeasurableError."""
@@ -60,7 +68,8 @@ class BareTestbed:
     @contextmanager
     def _node(self, host: NetworkHost, own: int, addresses: list[str]) -> Iterator[subprocess.Popen[str]]:
         numbers = [str(number) for number in (self.options.piece_size, own, self.options.news)]
-        words = [sys.executable, "-m", "benchmarks.bare.node", str(self.file), *numbers, *addresses]
+        credentials = str(self.credentials or "")
+        words = [sys.executable, "-m", "benchmarks.bare.node", str(self.file), *numbers, credentials, *addresses]
         with host.call(_started, words) as node:
             try:
                 yield node
@@ -110,6 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--news", type=positive, default=9, help="others that are told of a piece (default %(default)s)"
     )
+    parser.add_argument("--encrypted", action="store_true", help="links are TLS, and pieces are encrypted (rule 3)")
     parser.add_argument("--rate", type=bytes_per_s, default="100mbit", help="of each link (default %(default)s)")
 
 
@@ -120,7 +130,18 @@ def open_testbed(options: argparse.Namespace) -> Iterator[BareTestbed]:
         with file.open("wb") as stream:
             for _ in range(options.pieces):
                 stream.write(os.urandom(options.piece_size))
-        yield BareTestbed(file, options)
+        yield BareTestbed(file, options, make_credentials(Path(directory)) if options.encrypted else None)
+
+
+def make_credentials(directory: Path) -> Path:
+    """One certificate for all hosts, in files of `directory`: that of each is verified all the same."""
+    now = certificates.moment(time.time())
+    ca, key = certificates.make_ca(now), certificates.new_key()
+    certificate = certificates.issue(ca, PeerIdentity(ca.cluster, Role.HOST, "bare"), key.public_key(), now, LIFETIME_S)
+    made = (certificates.key_to_pem(key), certificates.to_pem(certificate), certificates.to_pem(ca.certificate))
+    for name, pem in zip(CREDENTIALS, made, strict=True):
+        (directory / name).write_bytes(pem)
+    return directory
 
 
 def versions() -> Mapping[str, str]:

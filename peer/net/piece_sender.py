@@ -16,6 +16,7 @@ from typing import Final
 from aiohttp import web
 
 from peer.store import Blob
+from peer.store.data_file import DataFile
 from peer.trust.aes128gcm import DATA_BYTES, MAX_HEADER_BYTES, RECORD_BYTES, SALT_BYTES, Encoder, encoded_bytes
 from peer.trust.piece_keys import AnswerKey
 
@@ -35,7 +36,7 @@ class PartMemory:
 class PieceMessage:
     """Bytes `[start, stop)` of a pinned blob as one message."""
 
-    def __init__(self, memory: PartMemory, blob: Blob, span: tuple[int, int], key: AnswerKey) -> None:
+    def __init__(self, memory: PartMemory, blob: Blob | DataFile, span: tuple[int, int], key: AnswerKey) -> None:
         self._memory: Final = memory
         self._blob: Final = blob
         self._at, self._stop = span

@@ -15,10 +15,11 @@ from aiohttp.test_utils import make_mocked_request
 from blake3 import blake3
 
 from peer.core.choker import UploadRequest
+from peer.encrypted_answer import MIN_RECORD_BYTES
 from peer.errors import PeerBusyError, PeerGoneError, StoreError
 from peer.neighbour_http import NeighbourClient
 from peer.net.peer_server import PeerServer
-from peer.peer_piece import MIN_RECORD_BYTES, Pace, PeerPiece, PieceSource
+from peer.peer_piece import Pace, PeerPiece, PieceSource
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.trust.aes128gcm import (
