@@ -42,6 +42,7 @@ from proxy.origins import Origins
 from proxy.prefetch import Prefetch
 from proxy.relay import Relay
 from proxy.request import RequestContext
+from proxy.whole_response import WholeResponse
 from scheduler.protocol.geometry import MAX_BLOB_BYTES
 
 log = structlog.get_logger("proxy.blobs")
@@ -121,7 +122,7 @@ class Blobs:
 
     async def _small(
         self, context: RequestContext, digest: Digest, permit: Permit, content: Content
-    ) -> web.Response | None:
+    ) -> WholeResponse | None:
         """The answer in one `write`, if the bytes are few, and held. Raises OriginError, StoreError."""
         size_bytes = self._readers.whole_length(digest)
         span = None if size_bytes is None else content.small_span(size_bytes)
