@@ -222,7 +222,8 @@ class Blob:
                 return None
             now = time.monotonic()
             self._check.asked(now)
-            if not self._check.covers(self.data.signature_by_name(), 0, self.count):
+            signature = self.data.signature_by_name()
+            if signature is None or not self._check.covers(signature, 0, self.count):
                 return None
             if stop - start == len(content):
                 self._check.sent_whole(now)

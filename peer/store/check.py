@@ -97,6 +97,6 @@ class Check:
         if again or now - self._checked_at > HOLDS_S:
             self.void()
 
-    def covers(self, signature: Signature | None, first: int, stop: int) -> bool:
+    def covers(self, signature: Signature, first: int, stop: int) -> bool:
         """Whether pieces `[first, stop)` are known to be right in a file with this signature."""
-        return signature is not None and signature == self._signature and self._pieces.run_from(first, stop) >= stop
+        return signature == self._signature and self._pieces.run_from(first, stop) >= stop
