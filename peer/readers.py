@@ -139,14 +139,18 @@ class Readers:
     async def read(self, digest: Digest, start: int, stop: int) -> bytes | None:
         """Bytes `[start, stop)`, at most CHECK_BYTES, of a blob that is held whole; None if it is not.
 
-        Raises StoreError.
+        A blob that is read whole is remembered for who asks next (`Store.recall`). Raises StoreError.
         """
+        recalled = self._host.store.recall(digest, start, stop)
+        if recalled is not None:
+            return recalled
         blob = await self._held(digest, (start, stop), background=False)
         if blob is None:
             return None
         try:
             body = blob.read(start, stop)
             if len(body) == blob.size_bytes:
+                self._host.store.remember(blob, body)
                 blob.sent_whole()
             return body
         finally:

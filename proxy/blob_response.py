@@ -19,6 +19,7 @@ from peer.errors import OriginCorruptError, P2pdError, StoreError
 from peer.readers import BlobReader
 from peer.sendfile import encrypts_here, send_encrypted, send_file
 from proxy.core.ranges import ByteSpan, RequestedRanges, UnsatisfiableRangeError
+from proxy.whole_response import WholeResponse
 
 INLINE_BYTES = 64 * 1024
 """Up to this length, one `read` and one `write` of headers and body cost less than a write and a sendfile."""
@@ -108,13 +109,13 @@ class Content:
         is_small = len(spans) == 1 and spans[0].size_bytes <= INLINE_BYTES and self.begun is None
         return spans[0] if is_small else None
 
-    def in_one_write(self, body: bytes, span: ByteSpan, size_bytes: int) -> web.Response:
+    def in_one_write(self, body: bytes, span: ByteSpan, size_bytes: int) -> WholeResponse:
         """The answer with `body`, the bytes of `span`."""
         is_part = self.ranges.spans(size_bytes) is not None
         if is_part:
             self.headers["Content-Range"] = span.content_range(size_bytes)
         self.sent.body_bytes = len(body)
-        return web.Response(status=206 if is_part else 200, headers=self.headers, body=body)
+        return WholeResponse(self.headers, body, status=206 if is_part else 200)
 
     def cut(self, error: P2pdError) -> web.StreamResponse:
         """End an answer that has begun, short of its length. One that has not is the error, which is raised."""

@@ -31,7 +31,7 @@ from peer.origin.api import Kind
 from peer.origin_range import OriginSource
 from peer.readers import BlobReader, Confirm, Readers
 from proxy.access import Access, Permit
-from proxy.blob_response import Begin, BlobSender, Content
+from proxy.blob_response import INLINE_BYTES, Begin, BlobSender, Content
 from proxy.core.conditional import range_applies
 from proxy.core.lazy_reads import LazyReads
 from proxy.core.origin_answers import Word, word_of_error
@@ -42,6 +42,7 @@ from proxy.origins import Origins
 from proxy.prefetch import Prefetch
 from proxy.relay import Relay
 from proxy.request import RequestContext
+from proxy.whole_response import WholeResponse
 from scheduler.protocol.geometry import MAX_BLOB_BYTES
 
 log = structlog.get_logger("proxy.blobs")
@@ -120,16 +121,22 @@ class Blobs:
 
     async def _small(
         self, context: RequestContext, digest: Digest, permit: Permit, content: Content
-    ) -> web.Response | None:
+    ) -> WholeResponse | None:
         """The answer in one `write`, if the bytes are few, and held. Raises OriginError, StoreError."""
         size_bytes = self._readers.whole_length(digest)
         span = None if size_bytes is None else content.small_span(size_bytes)
-        body = None if span is None else await self._readers.read(digest, span.start, span.stop)
+        body = None if span is None else await self._read_held(context, digest, permit, span)
         if size_bytes is None or span is None or body is None:
             return None
-        await self._access.confirm(permit, context.route, context.authorization)
-        context.cache = "hit"
         return content.in_one_write(body, span, size_bytes)
+
+    async def _read_held(self, context: RequestContext, digest: Digest, permit: Permit, span: ByteSpan) -> bytes | None:
+        """The bytes of a short span, if the blob is held whole. Raises OriginError, StoreError."""
+        body = await self._readers.read(digest, span.start, span.stop)
+        if body is not None:
+            await self._confirmation(context, digest, permit)()
+            context.cache = "hit"
+        return body
 
     @asynccontextmanager
     async def _opened_in_time(
@@ -215,9 +222,7 @@ class Blobs:
             async with asyncio.timeout(patience_s):
                 if isinstance(digest, Digest):
                     with suppress(StoreError):
-                        return await self._read_manifest(
-                            context, digest, source, expected, self._confirmation(context, digest, permit)
-                        )
+                        return await self._read_manifest(context, digest, permit, source, expected)
                 context.cache = "none"
                 return await self._relay.whole(source, MAX_MANIFEST_BYTES)
         except TimeoutError:
@@ -227,11 +232,18 @@ class Blobs:
         self,
         context: RequestContext,
         digest: Digest,
+        permit: Permit,
         source: OriginSource,
         expected: Descriptor | None,
-        confirm: Confirm,
     ) -> tuple[bytes, str]:
         """A manifest that the store keeps. Its length is what GET says, if HEAD said another."""
+        held_bytes = self._readers.whole_length(digest)
+        media_type = (expected and expected.media_type) or self._type_of(context, digest, Kind.MANIFEST)
+        if held_bytes is not None and held_bytes <= INLINE_BYTES and media_type:
+            body = await self._read_held(context, digest, permit, ByteSpan(0, held_bytes))
+            if body is not None:
+                return body, media_type
+        confirm = self._confirmation(context, digest, permit)
         for said in (expected, None):
             try:
                 async with self._readers.open(digest, source, expected=said, confirm=confirm) as reader:
@@ -248,12 +260,13 @@ class Blobs:
 
         Raises OriginError, StoreError, ManifestError (what is held is no manifest).
         """
-        held = self._readers.peek(digest) if isinstance(digest, Digest) else None
-        if held is not None and held.complete:
-            if kind is Kind.MANIFEST and not self._type_of(context, digest, kind):
-                return await self._describe_by_reading(context, held.digest, permit, kind)
+        held_bytes = self._readers.whole_length(digest)
+        if held_bytes is not None and isinstance(digest, Digest):
+            media_type = self._type_of(context, digest, kind)
+            if not media_type:
+                return await self._describe_by_reading(context, digest, permit, kind)
             context.cache = "hit"
-            return Descriptor(self._type_of(context, digest, kind), digest, held.size_bytes)
+            return Descriptor(media_type, digest, held_bytes)
         found = self._manifests.descriptor(context.route.repository, digest) if kind is Kind.BLOB else None
         try:
             found = found or await self._look(context, digest, permit)

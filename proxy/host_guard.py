@@ -45,17 +45,21 @@ class _Told:
 _told: Final = _Told()
 
 
-async def guarded(
+def guarded(
     request: R,
     handler: Callable[[R], Awaitable[web.StreamResponse]],
     names: frozenset[str] | None,
     refuse: Callable[[int, str], web.StreamResponse],
-) -> web.StreamResponse:
+) -> Awaitable[web.StreamResponse]:
     """Answer with `handler`. If the Host header names another host, answer with `refuse(status, reason)` instead.
 
     `names` are the names of the port, in lower case; None accepts every name.
     """
     if names is None or is_for_us(request.headers.getall("Host", ()), names):
-        return await handler(request)
+        return handler(request)
     _told.tell(request)
+    return _refused(refuse)
+
+
+async def _refused(refuse: Callable[[int, str], web.StreamResponse]) -> web.StreamResponse:
     return refuse(MISDIRECTED, NOT_FOR_US)

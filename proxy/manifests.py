@@ -19,6 +19,7 @@ from proxy.known_manifests import KnownManifests
 from proxy.prefetch import Prefetch
 from proxy.request import RequestContext
 from proxy.tags import Tags
+from proxy.whole_response import WholeResponse
 
 
 class Manifests:
@@ -55,7 +56,7 @@ class Manifests:
 
     async def _send(
         self, context: RequestContext, digest: AnyDigest, permit: Permit, expected: Descriptor | None
-    ) -> web.Response:
+    ) -> WholeResponse:
         """Answer with the whole manifest, and prepare for what the client asks for next: the blobs below it."""
         body, media_type = await self._blobs.manifest(context, digest, permit, expected)
         manifest = self._manifests.read(context.route.repository, digest, body, media_type)
@@ -67,4 +68,4 @@ class Manifests:
             self._prefetch.manifest_served(context, permit, digest, manifest)
         context.sent.body_bytes = len(body)
         found = Descriptor(self._manifests.media_type(context.route.repository, digest), digest, len(body))
-        return web.Response(body=body, headers=context.content_headers(found))
+        return WholeResponse(context.content_headers(found), body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Literal
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from proxy.core.conditional import not_modified
 from proxy.core.reasons import Relayed
 from proxy.core.routing import Route
 from proxy.server import API_VERSION
+from proxy.whole_response import WholeResponse
 
 
 @dataclass(slots=True)
@@ -59,9 +61,10 @@ class RequestContext:
             "Accept-Ranges": "bytes",
         }
 
-    def head_response(self, content: Descriptor) -> web.Response:
+    def head_response(self, content: Descriptor) -> WholeResponse:
         """The answer without a body: to HEAD of `content`, or 304 to a client that has it."""
         headers = self.content_headers(content)
         if self.not_modified(content.digest):
-            return web.Response(status=304, headers=headers)
-        return web.Response(headers={**headers, "Content-Length": str(content.size_bytes)})
+            return WholeResponse(headers, status=HTTPStatus.NOT_MODIFIED)
+        headers["Content-Length"] = str(content.size_bytes)
+        return WholeResponse(headers)

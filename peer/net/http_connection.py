@@ -97,8 +97,11 @@ class HttpConnection(RequestHandler):
             raise ConnectionError("the answer had begun")
         return self._refusal(status, reason)
 
-    async def _answer(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
-        return await handler(request) if request.raw_path else self._refusal(400, "this is no request")
+    def _answer(self, handler: Handler, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        return handler(request) if request.raw_path else self._refuse_what_is_none()
+
+    async def _refuse_what_is_none(self) -> web.StreamResponse:
+        return self._refusal(400, "this is no request")
 
     def _refusal(self, status: int, reason: str) -> web.Response:
         response = self._refuse(status, reason)

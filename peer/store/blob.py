@@ -67,6 +67,8 @@ class Blob:
     ) -> None:
         """`recovered`: no earlier process left pieces, so `recover` has nothing to do. `health` hears of writes."""
         self.header = header
+        self.digest: Digest = header.digest
+        self.size_bytes = header.size_bytes
         self.data = DataFile(data_path, header.size_bytes)
         self.record_path = record_path
         self.count = piece_count(header.size_bytes, header.piece_length)
@@ -114,14 +116,6 @@ class Blob:
     @property
     def data_path(self) -> Path:
         return self.data.path
-
-    @property
-    def digest(self) -> Digest:
-        return self.header.digest
-
-    @property
-    def size_bytes(self) -> int:
-        return self.header.size_bytes
 
     @property
     def is_adopted(self) -> bool:
@@ -210,6 +204,35 @@ class Blob:
         The disk is not waited for, and nothing is raised: what is wrong with the file, `read` says.
         """
         return self.data.read_cached(view, start)
+
+    def remember(self, content: bytes) -> None:
+        """Keep all of its bytes, which were just read, for `recall`. Raises StoreBrokenError if they are another's."""
+        if not self.digest.names(content):
+            raise StoreBrokenError(f"{self.data_path} has another SHA-256 than its name says")
+        with self._lock:
+            self._check.content = content
+
+    def recall(self, start: int, stop: int) -> bytes | None:
+        """Bytes `[start, stop)` for somebody who asks, if they are remembered and its file is as it was when they were
+        read. Costs a system call, and the blob need not be pinned.
+        """
+        with self._lock:
+            content = self._check.content
+            if content is None:
+                return None
+            now = time.monotonic()
+            self._check.asked(now)
+            signature = self.data.signature_by_name()
+            if signature is None or not self._check.covers(signature, 0, self.count):
+                return None
+            if stop - start == len(content):
+                self._check.sent_whole(now)
+            return content[start:stop]
+
+    def forget_content(self) -> None:
+        """Keep its bytes no longer."""
+        with self._lock:
+            self._check.content = None
 
     # -- what is right on the disk ---------------------------------------------------------------------------------
 

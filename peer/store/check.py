@@ -10,6 +10,9 @@ each way costs). A check holds until
    that is younger than `FRESH_S` holds all the same, so that many clients of one image do not cost a check each.
 
 Bytes that this process wrote and hashed on their way in count as checked, but for rule 3: they were not read back.
+
+The bytes of a small blob may be kept as long as its check holds (`content`): who asks for them costs a look at the
+file's inode, and no opening and reading of the file.
 """
 
 from __future__ import annotations
@@ -47,9 +50,11 @@ def signature_of(file: int) -> Signature:
 class Check:
     """The pieces of one blob that were right. `now` is monotonic, in seconds. The caller holds the blob's lock."""
 
-    __slots__ = ("_checked_at", "_pieces", "_read_at", "_sent_at", "_signature")
+    __slots__ = ("_checked_at", "_pieces", "_read_at", "_sent_at", "_signature", "content")
 
     def __init__(self, count: int) -> None:
+        self.content: bytes | None = None
+        """All of the blob, read since the check began to hold."""
         self._pieces = PieceSet(count)
         self._signature: Signature | None = None
         self._checked_at = -math.inf
@@ -60,6 +65,7 @@ class Check:
         """Nothing is known any more."""
         self._pieces = PieceSet(self._pieces.count)
         self._signature = None
+        self.content = None
 
     def stored(self, signature: Signature, now: float) -> None:
         """This process has written the whole file, and flushed it."""

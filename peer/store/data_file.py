@@ -65,6 +65,13 @@ class DataFile:
         with disk_errors(self.path):
             return signature_of(self._file)
 
+    def signature_by_name(self) -> Signature | None:
+        """That of the file which has the name now, whether it is open or not; None if there is none to be seen."""
+        try:
+            return Signature.of(os.stat(self.path, follow_symlinks=False))
+        except OSError:
+            return None
+
     def read(self, start: int, stop: int) -> bytes:
         """Bytes `[start, stop)`. Raises StoreBrokenError."""
         with disk_errors(self.path):

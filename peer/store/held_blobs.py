@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
@@ -25,6 +26,10 @@ log = structlog.get_logger("peer.store")
 
 TOUCH_EVERY_S: Final = 60.0
 """The precision of `last_used` across a restart. Each touch is a write to the disk's metadata."""
+
+
+MAX_REMEMBERED_BYTES: Final = 4 * 1024 * 1024
+"""Of small blobs that clients have asked for: some 2,000 configs and manifests of images. The oldest go first."""
 
 
 class HeldBlobs:
@@ -48,6 +53,9 @@ class HeldBlobs:
         self.on_found: Final = on_found
         self._blobs: Final[dict[str, Blob]] = {}
         self._touched: Final[dict[str, float]] = {}
+        self._remembered: Final[OrderedDict[Blob, int]] = OrderedDict()
+        """Whose bytes are kept, and how many, the oldest first. A blob may have given them up by itself."""
+        self._remembered_bytes = 0
 
     def __iter__(self) -> Iterator[Blob]:
         return iter(self._blobs.values())
@@ -78,6 +86,7 @@ class HeldBlobs:
         if blob is None:
             return
         self.used_bytes -= blob.taken_bytes
+        self._forget_content(blob)
         self._touched.pop(digest, None)
         self.pins.discard(digest)
         blob.discarded = True
@@ -103,6 +112,7 @@ class HeldBlobs:
         blob.last_used = min(self.clock.now(), blob.last_used if ours is None else ours.last_used)
         if ours is not None:
             self.used_bytes -= ours.taken_bytes
+            self._forget_content(ours)
             ours.discarded = True
             ours.unlink()
         self.add(blob)
@@ -152,6 +162,18 @@ class HeldBlobs:
         """A client has asked for a blob."""
         self.preheated_used_bytes += blob.size_bytes if blob.preheated else 0
         blob.preheated = False
+
+    def remember(self, blob: Blob, content: bytes) -> None:
+        """Keep the bytes of a small blob (`Blob.remember`), within bounds. Raises StoreBrokenError."""
+        blob.remember(content)
+        self._remembered_bytes += len(content) - self._remembered.pop(blob, 0)
+        self._remembered[blob] = len(content)
+        while self._remembered_bytes > MAX_REMEMBERED_BYTES:
+            self._forget_content(next(iter(self._remembered)))
+
+    def _forget_content(self, blob: Blob) -> None:
+        self._remembered_bytes -= self._remembered.pop(blob, 0)
+        blob.forget_content()
 
     def pin(self, digest: str, ttl_s: float, max_bytes: int) -> bool:
         """Keep a blob for `ttl_s` from now on; False if it is gone, or the share of pins in `max_bytes` is used."""

@@ -34,7 +34,14 @@ from peer.core.eviction import (
     Quota,
     Room,
 )
-from peer.errors import BlobAdoptedError, BlobInUseError, FileLimitError, StoreError, StoreReadOnlyError
+from peer.errors import (
+    BlobAdoptedError,
+    BlobInUseError,
+    FileLimitError,
+    StoreBrokenError,
+    StoreError,
+    StoreReadOnlyError,
+)
 from peer.oci.digest import Digest
 from peer.store.allocator import Allocator
 from peer.store.blob import Blob
@@ -158,6 +165,33 @@ class Store:
             self._held.touch(blob)
             blob.is_ahead = blob.is_ahead and background
             return blob
+
+    def remember(self, blob: Blob, content: bytes) -> None:
+        """Keep all bytes of a blob for `recall`: they were just read. They are few.
+
+        Raises StoreBrokenError if they are another's; the blob is dropped by then.
+        """
+        with self._lock:
+            if not self._held.is_held(blob):
+                return
+            try:
+                self._held.remember(blob, content)
+            except StoreBrokenError as error:
+                self.drop(blob, str(error))
+                raise
+
+    def recall(self, digest: str, start: int, stop: int) -> bytes | None:
+        """Bytes `[start, stop)` for a client, if they are remembered and known to be right on the disk. As `acquire`
+        and `used_by_client`, without opening the file.
+        """
+        with self._lock:
+            blob = self._held.get(digest)
+            content = None if blob is None else blob.recall(start, stop)
+            if blob is not None and content is not None:
+                self._held.touch(blob)
+                self._held.used_by_client(blob)
+                blob.is_ahead = False
+            return content
 
     def create(
         self, digest: str, size_bytes: int, media_type: str, *, told_length: int = 0, background: bool = False
