@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 # Processes that run tests: one more than CI has cores, because tests wait for programs. 0: one test after the other.
-# Files go in the order of their names: by number of tests, as xdist has it, the longest would come last.
+# Files go in the order of tests/conftest.py: by number of tests, as xdist has it, the longest would come last.
 WORKERS ?= 3
+# Some images set this variable. With it, each process that a test starts would compile all of p2pd anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test fuzz check docs man dist lock bench clean
+.PHONY: help venv demo test bytecode fuzz check docs man dist lock bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
@@ -24,6 +26,9 @@ demo: venv ## a real image from an embedded registry to a swarm of five nodes
 
 test: venv ## all tests; as root on Debian also those with real programs
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+
+bytecode: venv # of all tests: processes that begin without it at the same time compile everything, each for itself
+	$(BIN)/python -m pytest --collect-only -qq > /dev/null
 
 fuzz: venv ## all tests with Hypothesis, with new examples until ^C, or for FUZZ_S=600; FUZZ=tests/proxy: those alone
 	$(BIN)/python -m tests.fuzz $(FUZZ)
