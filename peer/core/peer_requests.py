@@ -55,7 +55,7 @@ HEADROOM = 2.5
 ROUNDS = 2
 """What comes is counted over the time of so many pieces: those that were asked for at once also come at once."""
 
-BESIDE_ORIGIN = 1
+BESIDE_ORIGIN = 2
 """While the origin sends to this host: what it sends is scarce, and would have to share this host's downlink."""
 
 HEDGE_AFTER = 4.0

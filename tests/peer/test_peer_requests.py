@@ -160,13 +160,13 @@ class TestHowMany:
         assert {count for held, count in under_way.items() if held >= part} == {EVEN_REQUESTS}
 
     def test_fewer_while_the_origin_sends_to_this_host(self) -> None:
-        running = requests(a=0b0111, b=0b0111)
+        running = requests(a=0b0111, b=0b0111, c=0b0111)
         origin_sends(running, 3, 4)
         assert len(hosts_of(running, 0b0111)) == BESIDE_ORIGIN
         assert running.is_full()
         running.pieces.end_range(ORIGIN)
         assert not running.is_full()
-        assert hosts_of(running, 0b0110) == [("b", 1)]
+        assert hosts_of(running, 0b0100) == [("c", 2)]
 
     def test_each_piece_once_and_with_its_digest(self) -> None:
         running = requests(a=0b1, b=0b1)
