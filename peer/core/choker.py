@@ -4,7 +4,7 @@
    k / log2(1 + k) of its ramp (Mundinger, Weber and Weiss, 2008). Where a receiver is slow, or has others that send to
    it, a part of the line is unused, and another piece goes out beside it; at most `slots` do.
 2. Nobody waits for long: what a host needs most, and who has it, has changed by the time that its turn comes. But one
-   may wait while the last of a piece goes out, so that the line is never idle between two pieces.
+   may wait while the last of a piece goes out alone, so that the line is never idle between two pieces.
 3. A host that finds this one busy is remembered, and told when it can come; it chooses anew then, or has no need any
    more. So two are told for each piece that may go out: who comes first is served.
 4. A host that is served while others are remembered takes its place behind them: it need not ask to be refused.
@@ -26,6 +26,11 @@ FREE_SOON_S = 0.05
 """How long before a piece is out the next one may come and wait: some round trips between loaded hosts."""
 
 MAX_WAITING = 1
+SHARED_SLOTS = 2
+SHARED_PIECES = 4
+"""Few: a part of the line may only have seemed unused, or was tried (`peer.core.uplink.PROBE_INTERVAL_S`). Three at a
+time gain 2 % more over equal links, and cost the newcomers of a warm swarm 4 % (docs/decisions, 0057)."""
+
 TOLD = 2
 MAX_REFUSED = 4096
 """Hosts that are remembered, each once for each blob that it was refused a piece of. A host has 16 neighbours for each
@@ -77,12 +82,14 @@ class Admission(Enum):
 class Choker(Generic[Request]):
     """`active` pieces are going out now, of at most `slots`. It `remembers` so many hosts that were refused."""
 
-    __slots__ = ("_refused", "_remembered", "_remembers", "_waiting", "active", "slots")
+    __slots__ = ("_refused", "_remembered", "_remembers", "_shared", "_waiting", "active", "slots")
 
     def __init__(self, slots: int, *, remembers: int = MAX_REFUSED) -> None:
         self.slots = slots
         self._remembers: Final = remembers
         self.active = 0
+        self._shared = 0
+        """So many pieces are still to go out several at a time (rule 8)."""
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
         self._refused: Final[dict[tuple[bool, bool], dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
         self._remembered = 0
@@ -100,9 +107,11 @@ class Choker(Generic[Request]):
             self._remember(receiver)
             return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):
+            if self.active and uplink is Uplink.FREE:
+                self._shared = SHARED_PIECES
             self.active += 1
             admission = Admission.SEND
-        elif uplink is Uplink.FREE_SOON and len(self._waiting) < MAX_WAITING:
+        elif uplink is Uplink.FREE_SOON and self.active == 1 and len(self._waiting) < MAX_WAITING:
             self._waiting[request] = receiver
             admission = Admission.QUEUE
         else:
@@ -122,6 +131,7 @@ class Choker(Generic[Request]):
     def end(self, requeue: UploadRequest | None = None) -> None:
         """A piece is out, or its receiver has gone. `requeue`: whom it went to, if others were remembered by then."""
         self.active -= 1
+        self._shared = max(0, self._shared - 1)
         self._remember(requeue and requeue._replace(checks=False))
 
     def next(self, uplink: Uplink) -> Request | None:
@@ -130,12 +140,16 @@ class Choker(Generic[Request]):
             return None
         request = next(iter(self._waiting))
         del self._waiting[request]
+        if self.active and uplink is Uplink.FREE:
+            self._shared = SHARED_PIECES
         self.active += 1
         return request
 
     def unchoke(self, uplink: Uplink) -> list[UploadRequest]:
         """Whom to tell that they can come; each is told once. To be called when `uplink` has changed."""
-        if not self.is_to_tell or not (uplink is Uplink.FREE_SOON or self._may_begin(uplink)):
+        if self._waiting or not self._remembered:
+            return []
+        if not (uplink is Uplink.FREE_SOON and self.active == 1) and not self._may_begin(uplink):
             return []
         refused = next(filter(None, self._refused.values()))
         told = list(islice(refused, TOLD))
@@ -160,7 +174,8 @@ class Choker(Generic[Request]):
         return not self._waiting and self._remembered > 0
 
     def _may_begin(self, uplink: Uplink) -> bool:
-        return not self.active or (uplink is Uplink.FREE and not self.is_full)
+        is_shared = self._shared > 0 and self.active < SHARED_SLOTS
+        return not self.active or ((uplink is Uplink.FREE or is_shared) and self.active < self.slots)
 
     def _remember(self, receiver: UploadRequest | None) -> None:
         if receiver is None or receiver in (refused := self._refused[receiver.rank]):

@@ -194,7 +194,7 @@ class Download:
     @property
     def generation(self) -> int:
         """The generation of the piece map that this host goes by; 0 before it has heard of any."""
-        return self.picker.generation
+        return self.picker.neighbours.generation
 
     def story(self) -> list[str]:
         """The last events, oldest first: what to log beside an error."""
@@ -461,7 +461,7 @@ class Download:
         if membership.joined and member.size_bytes is not None:
             under_way = pieces.peer_requests or pieces.origin_requests or member.publisher.leases.left
             busy = bool(under_way) or pieces.held == pieces.everything
-            out += member.publisher.reports.due(self.picker.generation, busy=busy, now=now)
+            out += member.publisher.reports.due(self.picker.neighbours.generation, busy=busy, now=now)
             if urgent:
                 out += member.publisher.reports.needs(urgent)
         return out

@@ -29,14 +29,6 @@ MIN_REQUESTS = 3
 """Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. A new piece that
 comes slowly is passed on late."""
 
-EVEN_REQUESTS = 5
-EVEN_AFTER = 0.25
-SHARED_TIMES = 1.5
-"""As many once so much of the blob is held, so that other pieces than the newest are passed on, and once a piece takes
-so many times as long as the fastest did: lines are shared. Where downlinks are no faster than uplinks, each receiver
-that has several senders leaves a part of theirs unused. The more pieces are on each line, the less their numbers
-differ. As many as a host sends at a time (`upload_slots`)."""
-
 WARM_REQUESTS = 8
 """At first, where so many neighbours hold everything: their uplinks may well be free, and each round of fewer pieces
 leaves some of them idle. With more, a line that is no faster than an uplink brings its first piece later."""
@@ -55,8 +47,9 @@ HEADROOM = 2.5
 ROUNDS = 2
 """What comes is counted over the time of so many pieces: those that were asked for at once also come at once."""
 
-BESIDE_ORIGIN = 1
-"""While the origin sends to this host: what it sends is scarce, and would have to share this host's downlink."""
+BESIDE_ORIGIN = 2
+"""While the origin sends to this host: what it sends is scarce, and shares this host's downlink. With fewer, the hosts
+that fetch from the origin are the last ones where downlinks are no faster than uplinks (docs/decisions, 0057)."""
 
 HEDGE_AFTER = 4.0
 HEDGE_LEAST_S = 0.25
@@ -104,10 +97,7 @@ class PeerRequests:
 
     def is_full(self) -> bool:
         """Whether as much is asked for as may be."""
-        running = len(self.pieces.peer_requests)
-        if self.pieces.asked_of_origin:
-            return running >= BESIDE_ORIGIN
-        return running >= self._most
+        return len(self.pieces.peer_requests) >= (BESIDE_ORIGIN if self.pieces.asked_of_origin else self._most)
 
     def start(self, urgent: int, now: float) -> list[RequestPiece]:
         """Ask for as many of the requestable pieces as may be now, and for the `urgent` ones before all others."""
@@ -242,16 +232,11 @@ class PeerRequests:
     def _enough(self, now: float) -> int:
         """How many requests fill this host's line, as far as what comes tells."""
         if not self._median_s:
-            return self._least()
+            return MIN_REQUESTS
         over_s = min(ROUNDS * self._median_s, now - self._began)
         while self._came[0] <= now - over_s:
             self._came.popleft()
-        return max(self._least(), min(MAX_REQUESTS, int(HEADROOM * len(self._came) * self._fastest_s / over_s)))
-
-    def _least(self) -> int:
-        is_shared = self._median_s > SHARED_TIMES * self._fastest_s
-        is_past_first = self.pieces.held.bit_count() >= EVEN_AFTER * self.pieces.count
-        return EVEN_REQUESTS if is_shared and is_past_first else MIN_REQUESTS
+        return max(MIN_REQUESTS, min(MAX_REQUESTS, int(HEADROOM * len(self._came) * self._fastest_s / over_s)))
 
     def _ask(self, host: str, index: int, now: float) -> RequestPiece:
         number = next(self.numbers)

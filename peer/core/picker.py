@@ -40,11 +40,6 @@ class PiecePicker:
     def __post_init__(self) -> None:
         self.requests = PeerRequests(self.digest, self.pieces, self.neighbours, self.numbers)
 
-    @property
-    def generation(self) -> int:
-        """The generation of the piece map that this host goes by; 0 before it has heard of any."""
-        return self.neighbours.generation
-
     def go_on(self, urgent: int, now: float) -> list[Instruction]:
         """Ask for what can be asked for, the `urgent` pieces first, and drop neighbours that take too long."""
         out: list[Instruction] = []
@@ -111,7 +106,7 @@ class PiecePicker:
             case PeerOutcome.GONE:
                 return self.drop(ended.host, Fault.GONE)
             case PeerOutcome.CORRUPT:
-                corrupt = Tell(Corrupt(self.digest, self.generation, ended.index, ended.host))
+                corrupt = Tell(Corrupt(self.digest, self.neighbours.generation, ended.index, ended.host))
                 return [corrupt, *self.drop(ended.host, None)]
             case PeerOutcome.CANCELLED | PeerOutcome.DIFFERS:
                 return []
@@ -126,14 +121,14 @@ class PiecePicker:
         if not hosts:
             return []
         gained = tuple(link.Span(first, stop) for first, stop in spans(fresh))
-        return [TellNeighbours(hosts, link.Have(self.digest, max(1, self.generation), gained))]
+        return [TellNeighbours(hosts, link.Have(self.digest, max(1, self.neighbours.generation), gained))]
 
     def bitfield(self) -> link.Bitfield:
         """What to tell a neighbour that was just added."""
         have = bitfield(self.pieces.advertised)
-        return link.Bitfield(self.digest, max(1, self.generation), complete=False, have=have)
+        return link.Bitfield(self.digest, max(1, self.neighbours.generation), complete=False, have=have)
 
     def advertise_all(self) -> list[Instruction]:
         """Neighbours may have the whole blob: its SHA-256 is right."""
-        everything = link.Bitfield(self.digest, max(1, self.generation), complete=True)
+        everything = link.Bitfield(self.digest, max(1, self.neighbours.generation), complete=True)
         return [TellNeighbours(tuple(self.neighbours), everything)]

@@ -190,10 +190,10 @@ class SwarmMember:
             case to_host.Neighbours(_, add, remove):
                 self.former -= {each.host for each in add}
                 return [*self.picker.remove(remove), *self.picker.add(add), *self._share_origin()]
-            case to_host.PieceDigests(_, generation, runs) if generation == self.picker.generation:
+            case to_host.PieceDigests(_, generation, runs) if generation == self.picker.neighbours.generation:
                 self.spot_checks.told(runs)
                 return [*self.publisher.expect(runs, now), *self._yield_to_others()]
-            case to_host.SpotCheck(_, generation) if generation == self.picker.generation:
+            case to_host.SpotCheck(_, generation) if generation == self.picker.neighbours.generation:
                 return self.spot_checks.requested(message, now)
             case to_host.Reset(_, generation):
                 return self._new_map(generation, now)
@@ -238,7 +238,7 @@ class SwarmMember:
             case to_host.OriginRefused():
                 self.open_origin(now, refused=True)
             case to_host.Failed(_, status, reason):
-                settled = self.picker.generation == 1 and status not in (401, 403)  # these are each client's own
+                settled = self.picker.neighbours.generation == 1 and status not in (401, 403)  # these are each client's own
                 if self.pieces.held and (not status or status >= 500):
                     settled = False  # clients have been sent some of it, and the origin may be well again in a moment
                 if settled or not self.origin.sources:
@@ -276,7 +276,7 @@ class SwarmMember:
 
     def _new_map(self, generation: int, now: float) -> list[Instruction]:
         """The map of this generation begins: what was received by the last one is doubtful."""
-        if generation == self.picker.generation:
+        if generation == self.picker.neighbours.generation:
             return []
         doubtful = self.pieces.advertised & ~self.pieces.from_origin | self.pieces.asked_of_peers
         self.pieces.forget_map()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from peer.core.choker import MAX_WAITING, TOLD, Admission, Choker, Uplink, UploadRequest
+from peer.core.choker import (
+    MAX_WAITING,
+    SHARED_PIECES,
+    SHARED_SLOTS,
+    TOLD,
+    Admission,
+    Choker,
+    Uplink,
+    UploadRequest,
+)
 
 SLOTS = 3
 REMEMBERED = 64
@@ -51,6 +60,24 @@ class TestWhoMayBegin:
         assert turns == [Admission.SEND] * SLOTS + [Admission.REJECT]
         assert choker.active == SLOTS
 
+    def test_the_next_pieces_share_the_line_after_one_that_left_a_part_unused(self) -> None:
+        choker: Choker[int] = Choker(SHARED_SLOTS + 1)
+        choker.ask(1, host(1), Uplink.FULL)
+        choker.ask(2, host(2), Uplink.FREE)
+        turns = [choker.ask(number, host(number), Uplink.FULL) for number in range(3, SHARED_SLOTS + 2)]
+        assert turns == [Admission.SEND] * (SHARED_SLOTS - 2) + [Admission.REJECT]
+        for _ in range(SHARED_PIECES - 1):
+            choker.end()
+            assert choker.ask(9, host(9), Uplink.FULL) is Admission.SEND
+        choker.end()
+        assert choker.ask(9, host(9), Uplink.FULL) is Admission.REJECT, "what was found is too long ago"
+
+    def test_not_after_one_that_filled_the_line(self) -> None:
+        choker = filled()
+        choker.end()
+        assert choker.ask(2, host(2), Uplink.FREE) is Admission.SEND
+        assert choker.ask(3, host(3), Uplink.FULL) is Admission.REJECT
+
 
 def test_no_host_has_all_slots() -> None:
     choker: Choker[int] = Choker(SLOTS)
@@ -69,6 +96,13 @@ class TestWhoWaits:
             Admission.REJECT,
         ]
         assert choker.active == 1
+
+    def test_nobody_while_other_pieces_go_out_beside_it(self) -> None:
+        choker: Choker[int] = Choker(2)
+        choker.ask(1, host(1), Uplink.FULL)
+        choker.ask(2, host(2), Uplink.FREE)
+        assert choker.ask(3, host(3), Uplink.FREE_SOON) is Admission.REJECT
+        assert choker.unchoke(Uplink.FREE_SOON) == []
 
     def test_it_begins_when_that_piece_is_out(self) -> None:
         choker = awaited()
@@ -182,6 +216,7 @@ class TestWhoIsTold:
 
     def test_not_one_that_is_served_meanwhile_or_waits(self) -> None:
         choker = filled(host(1), host(2), host(3))
+        choker.end()
         assert choker.ask(1, host(1), Uplink.FREE) is Admission.SEND
         assert choker.ask(2, host(2), Uplink.FREE_SOON) is Admission.QUEUE
         choker.end()
@@ -240,9 +275,19 @@ class AnyOrder(RuleBasedStateMachine):
         self.active: list[UploadRequest] = []
         self.waiting: dict[int, UploadRequest] = {}
         self.owed: list[UploadRequest] = []
+        self.shared = 0
 
     def may_begin(self, uplink: Uplink) -> bool:
-        return not self.active or (uplink is Uplink.FREE and len(self.active) < SLOTS)
+        is_shared = self.shared > 0 and len(self.active) < SHARED_SLOTS
+        return not self.active or ((uplink is Uplink.FREE or is_shared) and len(self.active) < SLOTS)
+
+    def is_free_soon(self, uplink: Uplink) -> bool:
+        return uplink is Uplink.FREE_SOON and len(self.active) == 1
+
+    def begins(self, receiver: UploadRequest, uplink: Uplink) -> None:
+        if self.active and uplink is Uplink.FREE:
+            self.shared = SHARED_PIECES
+        self.active.append(receiver)
 
     def owes(self, receiver: UploadRequest) -> None:
         if receiver not in self.owed:
@@ -257,15 +302,15 @@ class AnyOrder(RuleBasedStateMachine):
         turn = self.choker.ask(self.requests, receiver, uplink)
         if turn is Admission.REJECT:
             assert self.waiting or not self.may_begin(uplink), "there is room, and it is refused"
-            assert uplink is not Uplink.FREE_SOON or len(self.waiting) == MAX_WAITING, "it might wait, and is refused"
+            assert not self.is_free_soon(uplink) or len(self.waiting) == MAX_WAITING, "it might wait, and is refused"
             self.owes(receiver)
             return
         if turn is Admission.SEND:
             assert self.may_begin(uplink)
             assert not self.waiting, "another one comes first"
-            self.active.append(receiver)
+            self.begins(receiver, uplink)
         else:
-            assert uplink is Uplink.FREE_SOON, "it would wait for long"
+            assert self.is_free_soon(uplink), "it would wait for long"
             self.waiting[self.requests] = receiver
         self.owed = [each for each in self.owed if each != receiver]
 
@@ -293,6 +338,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(which=st.integers(0, SLOTS), requeue=st.booleans())
     def ends(self, which: int, requeue: bool) -> None:
         receiver = self.active.pop(which % len(self.active))
+        self.shared = max(0, self.shared - 1)
         self.choker.end(receiver if requeue else None)
         if requeue:
             self.owes(receiver)
@@ -303,12 +349,12 @@ class AnyOrder(RuleBasedStateMachine):
         assert (request is not None) == (bool(self.waiting) and self.may_begin(uplink))
         if request is not None:
             assert request == next(iter(self.waiting)), "another one has waited for longer"
-            self.active.append(self.waiting.pop(request))
+            self.begins(self.waiting.pop(request), uplink)
 
     @rule(uplink=st.sampled_from(Uplink))
     def looks(self, uplink: Uplink) -> None:
         told = self.choker.unchoke(uplink)
-        can_come = not self.waiting and (uplink is Uplink.FREE_SOON or self.may_begin(uplink))
+        can_come = not self.waiting and (self.is_free_soon(uplink) or self.may_begin(uplink))
         assert bool(told) == (can_come and bool(self.owed))
         assert len(told) <= TOLD
         assert set(told) <= set(self.owed), "one is told that was told before, or was never refused"

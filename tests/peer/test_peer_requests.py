@@ -12,8 +12,6 @@ from peer.core.events import CancelPiece, PeerOutcome, RequestPiece
 from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
 from peer.core.peer_requests import (
     BESIDE_ORIGIN,
-    EVEN_AFTER,
-    EVEN_REQUESTS,
     FIRST_EACH_S,
     HEDGE_AFTER,
     HEDGE_LEAST_S,
@@ -139,34 +137,22 @@ class TestHowMany:
         running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS + 1)})
         for at in range(4):
             in_a_round(running, at, took_s=lambda _: 1.0)
-        assert len(hosts_of(running, ALL, 4.0)) > EVEN_REQUESTS
+        assert len(hosts_of(running, ALL, 4.0)) > MIN_REQUESTS
         for at in range(4):
             receive(running, first_of(running), 8.0 + 4 * at, choked=True)
-        while len(running.pieces.peer_requests) > EVEN_REQUESTS:
+        while len(running.pieces.peer_requests) > MIN_REQUESTS:
             assert running.is_full()
             running.failed(first_of(running), PeerOutcome.GONE)
         assert running.is_full()
 
-    def test_some_more_once_a_part_of_the_blob_is_held(self) -> None:
-        """A piece comes each second, however many are asked for: the line is full."""
-        running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS + 1)})
-        part, under_way = EVEN_AFTER * running.pieces.count, dict[int, int]()
-        for second in range(round(2 * part)):
-            hosts_of(running, ALL, float(second))
-            under_way[second] = len(running.pieces.peer_requests)
-            receive(running, first_of(running), second + 1.0)
-        assert running.pieces.held.bit_count() == 2 * part
-        assert {count for held, count in under_way.items() if held < part} == {MIN_REQUESTS}
-        assert {count for held, count in under_way.items() if held >= part} == {EVEN_REQUESTS}
-
     def test_fewer_while_the_origin_sends_to_this_host(self) -> None:
-        running = requests(a=0b0111, b=0b0111)
+        running = requests(a=0b0111, b=0b0111, c=0b0111)
         origin_sends(running, 3, 4)
         assert len(hosts_of(running, 0b0111)) == BESIDE_ORIGIN
         assert running.is_full()
         running.pieces.end_range(ORIGIN)
         assert not running.is_full()
-        assert hosts_of(running, 0b0110) == [("b", 1)]
+        assert hosts_of(running, 0b0100) == [("c", 2)]
 
     def test_each_piece_once_and_with_its_digest(self) -> None:
         running = requests(a=0b1, b=0b1)

@@ -157,13 +157,13 @@ class TestWhoIsDoneWithout:
 
 class TestASecondNeighbour:
     def test_not_while_something_else_is_left_to_ask_for(self) -> None:
-        picker = with_neighbours(b=0b11, c=0b11)
-        picker.pieces.request_range(99, 0, 2, 3)  # beside the origin one piece at a time is asked for
-        assert wants(picker) == [("b", 0)]
-        assert wants(picker, HEDGE_LEAST_S) == [], "piece 1 is left to ask for"
-        hears(picker, "b", 0b1)
-        hears(picker, "c", 0b1)
-        assert wants(picker, HEDGE_LEAST_S) == [("c", 0)]
+        picker = with_neighbours(b=0b111, c=0b111, e=0)
+        picker.pieces.request_range(99, 0, 3, 4)  # beside the origin two pieces at a time are asked for
+        assert wants(picker) == [("b", 0), ("c", 1)]
+        assert wants(picker, HEDGE_LEAST_S) == [], "piece 2 is left to ask for"
+        for host in ("b", "c", "e"):
+            hears(picker, host, 0b11)
+        assert wants(picker, HEDGE_LEAST_S) == [("e", 0)]
 
 
 class TestWhatTheyAreTold:
@@ -207,8 +207,8 @@ class TestNewsThatChangeNothing:
         assert not self.changes_nothing(picker, "b", 0b0001, 0.0)
 
     def test_while_as_much_is_requested_as_may_be_unless_a_piece_is_late(self) -> None:
-        picker = with_neighbours(b=0b1, c=0)
-        picker.pieces.request_range(99, 0, 2, 3)
-        assert wants(picker) == [("b", 0)]
-        assert self.changes_nothing(picker, "c", 0b10, HEDGE_LEAST_S / 2)
-        assert not self.changes_nothing(picker, "c", 0b10, HEDGE_LEAST_S)
+        picker = with_neighbours(b=0b1, c=0b10, e=0)
+        picker.pieces.request_range(99, 0, 3, 4)
+        assert wants(picker) == [("b", 0), ("c", 1)]
+        assert self.changes_nothing(picker, "e", 0b100, HEDGE_LEAST_S / 2)
+        assert not self.changes_nothing(picker, "e", 0b100, HEDGE_LEAST_S)
