@@ -13,6 +13,8 @@
    So does who checks a piece (`scheduler.core.spot_checks`): all others wait for the result.
 7. Whoever has a client that waits comes before all whose requests are of the background, and those are refused while
    such a host is remembered and a piece goes out. So a client's piece waits for one piece of the background at most.
+8. A piece that begins beside another one, because a part of the line is unused, has the next few go out two at a time,
+   whether or not the line seems full when they begin: where receivers have several senders, it soon is not again.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ FREE_SOON_S = 0.05
 MAX_WAITING = 1
 SHARED_SLOTS = 2
 SHARED_PIECES = 4
-"""Few: a part of the line may only have seemed unused, or was tried (`peer.core.uplink.PROBE_INTERVAL_S`). Three at a
-time gain 2 % more over equal links, and cost the newcomers of a warm swarm 4 % (docs/decisions, 0057)."""
+"""So many pieces go out two at a time (rule 8). Few: a part of the line may only have seemed unused, or was tried
+(`peer.core.uplink.PROBE_INTERVAL_S`). Three at a time gain 2 % more over equal links, and cost the newcomers of a warm
+swarm 4 % (docs/decisions, 0057)."""
 
 TOLD = 2
 MAX_REFUSED = 4096
@@ -89,7 +92,7 @@ class Choker(Generic[Request]):
         self._remembers: Final = remembers
         self.active = 0
         self._shared = 0
-        """So many pieces are still to go out several at a time (rule 8)."""
+        """So many pieces are still to go out two at a time (rule 8)."""
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
         self._refused: Final[dict[tuple[bool, bool], dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
         self._remembered = 0
@@ -107,9 +110,7 @@ class Choker(Generic[Request]):
             self._remember(receiver)
             return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):
-            if self.active and uplink is Uplink.FREE:
-                self._shared = SHARED_PIECES
-            self.active += 1
+            self._begin(uplink)
             admission = Admission.SEND
         elif uplink is Uplink.FREE_SOON and self.active == 1 and len(self._waiting) < MAX_WAITING:
             self._waiting[request] = receiver
@@ -140,9 +141,7 @@ class Choker(Generic[Request]):
             return None
         request = next(iter(self._waiting))
         del self._waiting[request]
-        if self.active and uplink is Uplink.FREE:
-            self._shared = SHARED_PIECES
-        self.active += 1
+        self._begin(uplink)
         return request
 
     def unchoke(self, uplink: Uplink) -> list[UploadRequest]:
@@ -176,6 +175,11 @@ class Choker(Generic[Request]):
     def _may_begin(self, uplink: Uplink) -> bool:
         is_shared = self._shared > 0 and self.active < SHARED_SLOTS
         return not self.active or ((uplink is Uplink.FREE or is_shared) and self.active < self.slots)
+
+    def _begin(self, uplink: Uplink) -> None:
+        if self.active and uplink is Uplink.FREE:
+            self._shared = SHARED_PIECES
+        self.active += 1
 
     def _remember(self, receiver: UploadRequest | None) -> None:
         if receiver is None or receiver in (refused := self._refused[receiver.rank]):

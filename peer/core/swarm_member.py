@@ -238,7 +238,8 @@ class SwarmMember:
             case to_host.OriginRefused():
                 self.open_origin(now, refused=True)
             case to_host.Failed(_, status, reason):
-                settled = self.picker.neighbours.generation == 1 and status not in (401, 403)  # these are each client's own
+                is_first = self.picker.neighbours.generation == 1
+                settled = is_first and status not in (401, 403)  # these are each client's own
                 if self.pieces.held and (not status or status >= 500):
                     settled = False  # clients have been sent some of it, and the origin may be well again in a moment
                 if settled or not self.origin.sources:
