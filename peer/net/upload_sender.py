@@ -189,16 +189,13 @@ class Uploading:
             uplink = self._uplink(now)
         if not self._choker.is_to_tell:
             return
-        soon: list[Upload] = []
-        if uplink is Uplink.FREE_SOON:
-            best = self._throughput.best
-            soon = [active for active in self._active if not active.told and active.left_s(now, best) <= FREE_SOON_S]
-            if not soon:
-                return
+        last = next(iter(self._active)) if uplink is Uplink.FREE_SOON else None
+        if last is not None and last.told:
+            return
         for receiver in self._choker.unchoke(uplink):
             self._send_unchoke(receiver)
-            for active in soon:
-                active.told = True
+            if last is not None:
+                last.told = True
 
     def _watch(self) -> None:
         """Measure, as long as anything goes out, and go on when a part of the line is unused, until all are told."""
@@ -234,11 +231,11 @@ class Uploading:
         """How soon to look again: when others are to be told that a piece is nearly out, or when one is out.
 
         The sender looks at a piece once the kernel has all of it. Until then nobody waits for its end. The time until a
-        piece that shares the line is nearly out is a rough estimate: `TELL_WITHIN_S` bounds the looks for it.
+        piece is nearly out is an estimate: `TELL_WITHIN_S` bounds the looks for it.
         """
         is_shared = self._choker.active > 1 and self._choker.is_wanted and not self._choker.is_full
         looks_s = SHARED_LOOK_S if is_shared else POLL_INTERVAL_S
-        best, is_to_tell = self._throughput.best, self._choker.is_to_tell
+        best, is_to_tell = self._throughput.best, self._choker.is_to_tell and len(self._active) == 1
         for active in self._active:
             is_to_be_told = is_to_tell and not active.told
             is_awaited = active.out is not None and not active.out.done()
@@ -259,10 +256,9 @@ class Uploading:
             return Uplink.FREE
         if not self._choker.is_full and self._throughput.has_spare(self._acked_bytes(), now):
             return Uplink.FREE
-        best = self._throughput.best
-        for active in self._active:
-            if active.left_s(now, best) <= FREE_SOON_S:
-                return Uplink.FREE_SOON
+        alone = next(iter(self._active)) if len(self._active) == 1 else None
+        if alone is not None and alone.left_s(now, self._throughput.best) <= FREE_SOON_S:
+            return Uplink.FREE_SOON
         return Uplink.FULL
 
     def _acked_bytes(self) -> int:

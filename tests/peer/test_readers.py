@@ -99,11 +99,13 @@ class TestOneFetchForAll:
                 for _ in range(3):
                     clients.create_task(read(readers, source(origin)))
                 await until(origin, lambda: origin.waiting == 1)
+                download = host.machine.downloads[DIGEST.raw]
+                await until(origin, lambda: download.pieces.held == 0b11)
                 stories = []
                 for _ in range(2):
                     for _ in range(200):
                         await asyncio.sleep(0)
-                    stories.append(host.machine.downloads[DIGEST.raw].story())
+                    stories.append(download.story())
                 assert stories[0] == stories[1]
                 origin.release()
 

@@ -267,7 +267,7 @@ async def test_others_are_told_once_while_the_last_of_a_piece_goes_out() -> None
 
 
 @asynchronous
-async def test_of_two_pieces_each_is_told_of_when_it_is_nearly_out() -> None:
+async def test_of_two_pieces_nobody_is_told_until_one_is_out() -> None:
     async with lines(slots=2) as it:
         await it.shows_what_the_line_can()
         pieces = [(await it.connect()).piece(size_bytes=SHORT_BYTES) for _ in range(2)]
@@ -279,13 +279,10 @@ async def test_of_two_pieces_each_is_told_of_when_it_is_nearly_out() -> None:
                 await until(lambda: all(map(it.is_far_from_out, pieces)))
                 for host in hosts:
                     assert await it.is_refused(host)
-                assert it.told == []
-                nearly_out(pieces[0])
-                await until(lambda: it.told == hosts[:TOLD])
-                await it.looked()
-                assert it.told == hosts[:TOLD], "the other piece is far from out"
                 nearly_out(pieces[1])
-                await until(lambda: it.told == hosts)
+                await it.looked()
+                assert it.told == [], "whoever comes now waits, or has a third of the line"
+            await until(lambda: it.told[:TOLD] == hosts[:TOLD])
 
 
 @asynchronous
