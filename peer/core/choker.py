@@ -67,7 +67,7 @@ class UploadRequest(NamedTuple):
 
 
 class Uplink(Enum):
-    """What there is on the line: a part that is unused, or a piece alone that is out within `FREE_SOON_S`, or nothing."""
+    """What there is on the line: a part that is unused, or one piece, out within `FREE_SOON_S`, or nothing."""
 
     FREE = auto()
     FREE_SOON = auto()
