@@ -100,7 +100,7 @@ class TestOneFetchForAll:
                     clients.create_task(read(readers, source(origin)))
                 await until(origin, lambda: origin.waiting == 1)
                 download = host.machine.downloads[DIGEST.raw]
-                await until(origin, lambda: download.pieces.held == 0b11)
+                await eventually(lambda: download.pieces.held == 0b11)
                 stories = []
                 for _ in range(2):
                     for _ in range(200):
