@@ -146,7 +146,7 @@ class Choker(Generic[Request]):
 
     def unchoke(self, uplink: Uplink) -> list[UploadRequest]:
         """Whom to tell that they can come; each is told once. To be called when `uplink` has changed."""
-        if self._waiting or not self._remembered:
+        if not self.is_to_tell:
             return []
         if not (uplink is Uplink.FREE_SOON and self.active == 1) and not self._may_begin(uplink):
             return []
