@@ -13,8 +13,8 @@
    So does who checks a piece (`scheduler.core.spot_checks`): all others wait for the result.
 7. Whoever has a client that waits comes before all whose requests are of the background, and those are refused while
    such a host is remembered and a piece goes out. So a client's piece waits for one piece of the background at most.
-8. A piece that begins beside another one, because a part of the line is unused, has the next few go out two at a time,
-   whether or not the line seems full when they begin: where receivers have several senders, it soon is not again.
+8. If a piece begins beside others because a part of the line is unused, the next few go out as many at a time, three at
+   most, whether or not the line seems full when they begin: where receivers have several senders, it soon is not again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FREE_SOON_S = 0.05
 """How long before a piece is out the next one may come and wait: some round trips between loaded hosts."""
 
 MAX_WAITING = 1
-SHARED_SLOTS = 2
+SHARED_SLOTS = 3
 SHARED_PIECES = 4
-"""So many pieces go out two at a time (rule 8). Few: a part of the line may only have seemed unused, or was tried
-(`peer.core.uplink.PROBE_INTERVAL_S`). Three at a time gain 2 % more over equal links, and cost the newcomers of a warm
-swarm 4 % (docs/decisions, 0057)."""
+"""Four pieces go out two at a time, and eight three at a time (rule 8). Few: a part of the line may only have seemed
+unused, or was tried (`peer.core.uplink.PROBE_INTERVAL_S`). Three at a time where two fill the line, or eight pieces two
+at a time, cost the newcomers of a warm swarm 2 to 4 % (docs/decisions, 0062)."""
 
 TOLD = 2
 MAX_REFUSED = 4096
@@ -85,14 +85,15 @@ class Admission(Enum):
 class Choker(Generic[Request]):
     """`active` pieces are going out now, of at most `slots`. It `remembers` so many hosts that were refused."""
 
-    __slots__ = ("_refused", "_remembered", "_remembers", "_shared", "_waiting", "active", "slots")
+    __slots__ = ("_refused", "_remembered", "_remembers", "_shared", "_shared_slots", "_waiting", "active", "slots")
 
     def __init__(self, slots: int, *, remembers: int = MAX_REFUSED) -> None:
         self.slots = slots
         self._remembers: Final = remembers
         self.active = 0
         self._shared = 0
-        """So many pieces are still to go out two at a time (rule 8)."""
+        """So many pieces are still to go out `_shared_slots` at a time (rule 8)."""
+        self._shared_slots = 1
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
         self._refused: Final[dict[tuple[bool, bool], dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
         self._remembered = 0
@@ -173,12 +174,12 @@ class Choker(Generic[Request]):
         return not self._waiting and self._remembered > 0
 
     def _may_begin(self, uplink: Uplink) -> bool:
-        is_shared = self._shared > 0 and self.active < SHARED_SLOTS
+        is_shared = self._shared > 0 and self.active < self._shared_slots
         return not self.active or ((uplink is Uplink.FREE or is_shared) and self.active < self.slots)
 
     def _begin(self, uplink: Uplink) -> None:
         if self.active and uplink is Uplink.FREE:
-            self._shared = SHARED_PIECES
+            self._shared, self._shared_slots = SHARED_PIECES * self.active, min(SHARED_SLOTS, self.active + 1)
         self.active += 1
 
     def _remember(self, receiver: UploadRequest | None) -> None:

@@ -64,13 +64,38 @@ class TestWhoMayBegin:
         choker: Choker[int] = Choker(SHARED_SLOTS + 1)
         choker.ask(1, host(1), Uplink.FULL)
         choker.ask(2, host(2), Uplink.FREE)
-        turns = [choker.ask(number, host(number), Uplink.FULL) for number in range(3, SHARED_SLOTS + 2)]
-        assert turns == [Admission.SEND] * (SHARED_SLOTS - 2) + [Admission.REJECT]
+        assert choker.ask(3, host(3), Uplink.FULL) is Admission.REJECT, "two at a time had a part of it"
         for _ in range(SHARED_PIECES - 1):
             choker.end()
             assert choker.ask(9, host(9), Uplink.FULL) is Admission.SEND
         choker.end()
         assert choker.ask(9, host(9), Uplink.FULL) is Admission.REJECT, "what was found is too long ago"
+
+    def test_as_many_at_a_time_as_had_left_a_part_of_it_to_another(self) -> None:
+        choker: Choker[int] = Choker(SHARED_SLOTS + 2)
+        for number in range(SHARED_SLOTS):
+            assert choker.ask(number, host(number), Uplink.FREE) is Admission.SEND
+        for _ in range(SHARED_PIECES * (SHARED_SLOTS - 1) - 1):
+            choker.end()
+            assert choker.ask(9, host(9), Uplink.FULL) is Admission.SEND
+        choker.end()
+        assert choker.ask(9, host(9), Uplink.FULL) is Admission.REJECT, "what was found is too long ago"
+
+    def test_never_more_than_a_few_without_a_look(self) -> None:
+        choker: Choker[int] = Choker(SHARED_SLOTS + 2)
+        for number in range(SHARED_SLOTS + 1):
+            assert choker.ask(number, host(number), Uplink.FREE) is Admission.SEND
+        choker.end()
+        assert choker.ask(9, host(9), Uplink.FULL) is Admission.REJECT
+
+    def test_two_at_a_time_again_if_one_alone_was_the_last_to_leave_a_part_of_it(self) -> None:
+        choker: Choker[int] = Choker(SHARED_SLOTS)
+        for number in range(SHARED_SLOTS):
+            choker.ask(number, host(number), Uplink.FREE)
+        for _ in range(SHARED_SLOTS - 1):
+            choker.end()
+        assert choker.ask(8, host(8), Uplink.FREE) is Admission.SEND
+        assert choker.ask(9, host(9), Uplink.FULL) is Admission.REJECT
 
     def test_not_after_one_that_filled_the_line(self) -> None:
         choker = filled()
@@ -276,9 +301,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.waiting: dict[int, UploadRequest] = {}
         self.owed: list[UploadRequest] = []
         self.shared = 0
+        self.shared_slots = 1
 
     def may_begin(self, uplink: Uplink) -> bool:
-        is_shared = self.shared > 0 and len(self.active) < SHARED_SLOTS
+        is_shared = self.shared > 0 and len(self.active) < self.shared_slots
         return not self.active or ((uplink is Uplink.FREE or is_shared) and len(self.active) < SLOTS)
 
     def is_free_soon(self, uplink: Uplink) -> bool:
@@ -286,7 +312,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     def begins(self, receiver: UploadRequest, uplink: Uplink) -> None:
         if self.active and uplink is Uplink.FREE:
-            self.shared = SHARED_PIECES
+            self.shared = SHARED_PIECES * len(self.active)
+            self.shared_slots = min(SHARED_SLOTS, len(self.active) + 1)
         self.active.append(receiver)
 
     def owes(self, receiver: UploadRequest) -> None:
