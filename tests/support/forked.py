@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import json
 import os
 import select
@@ -185,6 +186,7 @@ if __name__ == "__main__":
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the process that started it
     _load()
+    gc.freeze()  # or each child goes through all of that when it ends, and has a copy of it then
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "who forks has one thread"
     _fork_for(socket.socket(fileno=int(sys.argv.pop())))
     main()
