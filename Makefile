@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.stamp
 # Processes that run tests: one more than CI has cores, because tests wait for programs. 0: one test after the other.
 # Files go in the order of tests/conftest.py: by number of tests, as xdist has it, the longest would come last.
@@ -16,9 +17,12 @@ help: ## this list
 
 venv: $(STAMP) ## the virtual environment .venv with p2pd and what its development needs
 
+# uv takes a fifth of pip's CPU, and leaves byte code to `make bytecode`. It does not read pip's configuration: where that
+# names another index, pip goes on.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PIP) 'uv>=0.7'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]' || $(PIP) -e '.[dev]'
 	touch $(STAMP)
 
 demo: venv ## a real image from an embedded registry to a swarm of five nodes
@@ -52,14 +56,13 @@ dist: ## build/dist: an archive to install, and on Debian a package, for the Pyt
 	packages/build build/dist $(PYTHON)
 
 lock: venv ## requirements.lock, of the newest versions that pyproject.toml lets in
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lock]'
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --group build pyproject.toml --output-file requirements.lock
 	echo libtorrent | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url - --output-file requirements-bittorrent.lock
 
 bench: venv ## simulations and measurements: a report with plots in build/bench
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(BIN)/python -m benchmarks.suite
 
 clean: ## remove all that the other targets make

@@ -4,6 +4,8 @@
 when: `pytest_collection_modifyitems`.
 """
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,17 @@ __all__ = ["own_redis", "redis_place", "shared_redis"]
 _HERE: Final = Path(__file__).parent
 _LONGEST: Final = _HERE / "test_benchmarks_compiling.py"
 _APART: Final = 8
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Iterator[None]:
+    """What is loaded here stays to the end: the collector of garbage need not go through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

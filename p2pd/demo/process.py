@@ -80,7 +80,7 @@ class DaemonProcess:
     """A running `command`. `events` is its log, `other_lines` the last lines that are no events: a traceback."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(command, env={**neutral_environ(), **(environ or {})}, stderr=subprocess.PIPE)
+        self.process = self._start(command, {**neutral_environ(), **(environ or {})})
         self.events: list[dict[str, Any]] = []
         self.other_lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._last_lines: deque[str] = deque(maxlen=3)
@@ -113,6 +113,9 @@ class DaemonProcess:
             self.process.wait()
         self._reader.join(within_s)
         return self.process.returncode
+
+    def _start(self, command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE)
 
     def _read(self) -> None:
         assert self.process.stderr is not None

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from p2pd.cli.app import app
 from p2pd.demo.process import command
-from tests.support.daemon_process import Daemon
+from tests.support.daemon_process import Daemon, ForkedDaemon
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
@@ -46,7 +46,7 @@ def node(tmp_path: Path, registry: ImageRegistry, *, prefetch_layers: int = 0) -
         "prefetch-layers": prefetch_layers,
         "shutdown-grace-s": 0,
     }
-    daemon = Daemon(tmp_path, command("run", flags))
+    daemon = ForkedDaemon(tmp_path, command("run", flags))
     try:
         daemon.wait_for("READY=1")
         yield daemon

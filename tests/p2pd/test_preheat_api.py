@@ -17,7 +17,7 @@ from p2pd.config.settings import Settings
 from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.demo.process import command
 from p2pd.preheat.token import PreheatToken
-from tests.support.daemon_process import Daemon
+from tests.support.daemon_process import ForkedDaemon
 from tests.support.registry_server import PATIENCE_S
 
 JOBS = "/api/v1/preheats"
@@ -29,7 +29,7 @@ class Api:
     def __init__(self, directory: Path) -> None:
         self.data = directory / "data"
         flags = {"data": self.data, "listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
-        self.daemon = Daemon(directory, command("scheduler", flags))
+        self.daemon = ForkedDaemon(directory, command("scheduler", flags))
         self.at = self.daemon.wait_for_event("ready")["admin"]
         self.headers = {"Authorization": authorization((self.data / "admin-secret").read_text().splitlines()[0])}
 

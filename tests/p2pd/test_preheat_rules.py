@@ -28,7 +28,7 @@ from p2pd.demo.process import command
 from p2pd.preheat.rules import PreheatRules, next_time
 from peer.tasks import BackgroundTasks
 from scheduler.core.preheat_record import JobRecord
-from tests.support.daemon_process import Daemon
+from tests.support.daemon_process import ForkedDaemon
 from tests.support.node import asynchronous, until
 
 NOW = datetime(2026, 11, 29, 12, 0)  # noqa: DTZ001 # the wall clock's, a Sunday
@@ -200,7 +200,7 @@ async def test_a_tag_that_is_named_is_preheated_at_its_times_and_other_rules_are
 def test_a_scheduler_takes_up_rules_while_it_runs(tmp_path: Path) -> None:
     (file := tmp_path / "p2pd.toml").write_text("")
     flags = {"config": file, "data": tmp_path / "data", "listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
-    daemon = Daemon(tmp_path, command("scheduler", flags))
+    daemon = ForkedDaemon(tmp_path, command("scheduler", flags))
     try:
         daemon.wait_for_event("ready")
         file.write_text('[[preheat]]\nmatch = "a.test/b:1"\n')

@@ -36,7 +36,7 @@ from proxy.local_authority import authority_file
 from proxy.origins import Origins
 from proxy.tags import Tags
 from tests.p2pd.app_image import APP, LAYER, LAYER_DIGEST
-from tests.support.daemon_process import Daemon
+from tests.support.daemon_process import Daemon, ForkedDaemon
 from tests.support.images import content_of, make_image
 from tests.support.node import asynchronous, settings_for
 from tests.support.registry import ImageRegistry
@@ -83,7 +83,7 @@ def reloading(tmp_path: Path, *lines: str) -> Iterator[Reloading]:
     file, data = tmp_path / "p2pd.toml", tmp_path / "store"
     file.write_text("\n".join(lines))
     flags = {"config": file, "data": data, "mirror": "127.0.0.1:0", "admin": "127.0.0.1:0", "min-free-bytes": 0}
-    daemon = Daemon(tmp_path, command("run", flags))
+    daemon = ForkedDaemon(tmp_path, command("run", flags))
     try:
         daemon.wait_for("READY=1")
         yield Reloading(daemon, file, data)

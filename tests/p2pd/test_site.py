@@ -25,7 +25,7 @@ from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
 from peer.oci.manifest import OCI_IMAGE
-from tests.support.daemon_process import Daemon
+from tests.support.daemon_process import ForkedDaemon
 from tests.support.images import Image, content_of, make_image
 from tests.support.registry import ImageRegistry
 
@@ -50,7 +50,7 @@ class Node:
             "upstream": f"reg.test={registry}",
             "min-free-bytes": 0,
         }
-        self.daemon = Daemon(directory, command("run", flags))
+        self.daemon = ForkedDaemon(directory, command("run", flags))
         self._ready = self.daemon.wait_for_event("ready")
 
     def __call__(self, *words: str) -> Result:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from p2pd.cli.app import app
 from p2pd.demo.process import command
-from tests.support.daemon_process import Daemon
+from tests.support.daemon_process import Daemon, ForkedDaemon
 from tests.support.ports import free_port
 from tests.support.registry_server import PATIENCE_S
 
@@ -30,7 +30,7 @@ class Scheduler:
     def start(self) -> None:
         flags = {"data": self.data, "listen": self.listen, "admin": self.admin}
         flags |= self._more
-        self.daemon = Daemon(self._directory, command("scheduler", flags))
+        self.daemon = ForkedDaemon(self._directory, command("scheduler", flags))
         ready = self.daemon.wait_for_event("ready")
         self.listen, self.admin = ready["listen"], ready["admin"]
 
@@ -68,7 +68,7 @@ def node_of(directory: Path, scheduler: Scheduler | list[str], registry: str, **
         "min-free-bytes": 0,
         **more,
     }
-    daemon = Daemon(directory, command("run", flags))
+    daemon = ForkedDaemon(directory, command("run", flags))
     daemon.wait_for_event("ready")
     return daemon
 

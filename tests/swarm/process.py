@@ -15,6 +15,7 @@ from typing import Any
 
 from p2pd.demo.process import DaemonProcess, command
 from tests.support.client import Reply, ask
+from tests.support.forked import ForkedProcess
 from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import REPOSITORY, UPSTREAM, Cluster, until_true
 
@@ -56,7 +57,7 @@ async def host_process(swarm: Cluster, directory: Path, **options: object) -> As
         **options,
     }
     hosts = swarm.scheduler.core.statistics().hosts
-    daemon = await asyncio.to_thread(DaemonProcess, command("run", settings))
+    daemon = await asyncio.to_thread(ForkedProcess, command("run", settings))
     try:
         await asyncio.to_thread(daemon.wait_for_event, "ready")
         await until_true(lambda: swarm.scheduler.core.statistics().hosts > hosts)
@@ -93,9 +94,14 @@ class Process:
         return [each for each in self.daemon.events if each["event"] == event]
 
 
-async def started(stack: AsyncExitStack, argv: list[str], environ: Mapping[str, str] | None = None) -> Process:
+async def started(
+    stack: AsyncExitStack,
+    argv: list[str],
+    environ: Mapping[str, str] | None = None,
+    start: type[DaemonProcess] = ForkedProcess,
+) -> Process:
     """A daemon that is ready. It ends with `stack`, and all that it has logged are events."""
-    daemon = await asyncio.to_thread(DaemonProcess, argv, environ)
+    daemon = await asyncio.to_thread(start, argv, environ)
 
     async def end() -> None:
         daemon.process.send_signal(signal.SIGTERM)

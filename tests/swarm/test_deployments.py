@@ -23,7 +23,7 @@ import yaml
 
 from p2pd.cli.options import SCHEDULER_DATA
 from p2pd.config.settings import KEYS
-from p2pd.demo.process import join_token, output_of
+from p2pd.demo.process import DaemonProcess, join_token, output_of
 from tests.support.client import ask
 from tests.support.images import content_of
 from tests.support.kubernetes_api import KubernetesApi
@@ -48,7 +48,8 @@ def with_free_ports(text: str) -> tuple[str, dict[str, str]]:
 async def run(stack: AsyncExitStack, words: list[str], environ: Mapping[str, str]) -> Process:
     """`p2pd WORDS …` as it stands in a file, with the variables from there."""
     argv = [sys.executable, "-m", "p2pd", *words]
-    return await started(stack, argv, {"P2PD_CONFIG": os.devnull, "P2PD_LOG_FORMAT": "json", **environ})
+    variables = {"P2PD_CONFIG": os.devnull, "P2PD_LOG_FORMAT": "json", **environ}
+    return await started(stack, argv, variables, DaemonProcess)
 
 
 async def takes_part(node: Process, registry: ImageRegistry) -> None:
