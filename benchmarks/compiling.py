@@ -14,6 +14,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ MODULES: Final = (
             "reports",
             "scheduler_set",
             "session",
+            "spot_checks",
             "swarm_member",
             "uplink",
         )
@@ -73,23 +75,43 @@ MODULES: Final = (
 )
 """The modules that take the time."""
 
-COMPILES_S: Final = 300.0
+HUGE_PAGES: Final = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Python's own allocator asks for none. With them a simulation takes an eighth less (docs/decisions, 0064)."""
+
+NICE: Final = 10
+"""Real processes that are measured meanwhile come first."""
+
+COMPILES_S: Final = 900.0
+"""Even on a machine that is busy otherwise: interpreted, the largest simulation takes longer than that."""
 
 
 @contextmanager
 def simulating(count: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes that simulate with compiled code, if it can be compiled here."""
     compiled = compiled_path()
-    before = list(sys.path)
     if compiled is None:
         print("the simulator could not be compiled: simulations take about twice as long", file=sys.stderr, flush=True)
-    else:
-        sys.path.insert(0, str(compiled))  # a spawned process inherits the path of this process
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, initializer=os.nice, initargs=(NICE,)) as pool:
+        with _spawning([] if compiled is None else [str(compiled)]):
+            for _ in range(count):
+                pool.submit(os.getpid)  # with the first tasks all processes are spawned
+        yield pool
+
+
+@contextmanager
+def _spawning(path: list[str]) -> Iterator[None]:
+    """A process that is spawned meanwhile has this path before all others, and its memory in huge pages."""
+    path_before, environment_before = list(sys.path), dict(os.environ)
+    sys.path[:0] = path
+    os.environ |= HUGE_PAGES
     try:
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-            yield pool
+        yield
     finally:
-        sys.path[:] = before
+        sys.path[:] = path_before
+        for name in HUGE_PAGES:
+            del os.environ[name]
+        os.environ |= environment_before
 
 
 def compiled_path() -> Path | None:
@@ -103,7 +125,8 @@ def compiled_path() -> Path | None:
 def _make_compiled() -> Path | None:
     sources = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     how = sys.version + os.environ.get("MYPYC_OPT_LEVEL", "")
-    name = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + how.encode()).hexdigest()[:16]
+    read = (*sources, Path(__file__), ROOT / "benchmarks" / "extensions.py")
+    name = hashlib.sha256(b"".join(path.read_bytes() for path in read) + how.encode()).hexdigest()[:16]
     directory = ROOT / "build" / "compiled" / name
     if directory.is_dir():
         return directory
@@ -114,22 +137,23 @@ def _make_compiled() -> Path | None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     (making / "mypy.ini").write_text("[mypy]\nignore_missing_imports = True\n")
-    command = [sys.executable, "-m", "mypyc", *MODULES]
-    log = directory.parent / "log"
-    with log.open("w") as output:
+    with (directory.parent / "log").open("w") as output:
+        compiling = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.extensions", *MODULES],
+            cwd=making,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(making), str(ROOT)))},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(
-                command,
-                cwd=making,
-                env={**os.environ, "PYTHONPATH": str(making)},
-                stdout=output,
-                stderr=output,
-                timeout=COMPILES_S,
-                check=False,
-            )
+            compiling.wait(COMPILES_S)
         except subprocess.TimeoutExpired:
-            return None
-    if done.returncode != 0 or not _works(making):
+            pass
+        finally:
+            if compiling.poll() is None:
+                os.killpg(compiling.pid, signal.SIGKILL)  # of the C compilers too
+    if compiling.wait() != 0 or not _works(making):
         return None
     making.rename(directory)
     return directory

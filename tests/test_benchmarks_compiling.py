@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import Any
 
@@ -27,6 +28,8 @@ def test_it_comes_to_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MYPYC_OPT_LEVEL", "0")  # the C is the same, and compiled sooner
     with simulating(1) as processes:
         compiled, file = processes.submit(simulate, RUN).result(), processes.submit(where).result()
+        assert processes.submit(os.getenv, "PYTHONMALLOC").result() == "malloc"
+        assert os.getenv("PYTHONMALLOC") != "malloc", "whatever starts meanwhile would have it too"
     assert figures(compiled) == figures(simulate(RUN))
     if shutil.which("cc") or shutil.which("gcc"):
         assert file != cluster.__file__, "it was interpreted"

@@ -99,13 +99,13 @@ class SimulatedCluster(Network):
 
     def latency_s(self, one: SimulatedHost, other: SimulatedHost) -> float:
         scenario = self.scenario
-        return scenario.latency_s if one.node.site == other.node.site else scenario.far_latency_s
+        return scenario.latency_s if one.site == other.site else scenario.far_latency_s
 
     def way(self, sender: SimulatedHost, receiver: SimulatedHost) -> tuple[Line, ...]:
         """The lines that a piece goes through."""
-        if sender.node.site == receiver.node.site or not self.sites_in:
+        if sender.site == receiver.site or not self.sites_in:
             return (sender.up, receiver.down)
-        return (sender.up, self.sites_out[sender.node.site], self.sites_in[receiver.node.site], receiver.down)
+        return (sender.up, self.sites_out[sender.site], self.sites_in[receiver.site], receiver.down)
 
     # -- what becomes of hosts -------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class SimulatedCluster(Network):
 
     def _came_from_origin(self, host: SimulatedHost, size: float) -> None:
         self.origin_bytes += size
-        self.site_bytes[host.node.site] += size
+        self.site_bytes[host.site] += size
 
     # -- between hosts ---------------------------------------------------------------------------------------------
 
@@ -135,12 +135,12 @@ class SimulatedCluster(Network):
         near: list[SimulatedHost] = []
         far: list[SimulatedHost] = []
         event = FromNeighbour(name, message)
-        site = host.node.site
+        site = host.site
         for each in names:
             other = self.hosts[each]
             if self._cut_rack and not self.reaches(host, other):
                 self._hold(_hear, ([other], event))
-            elif other.node.site == site:
+            elif other.site == site:
                 near.append(other)
             else:
                 far.append(other)
@@ -158,7 +158,7 @@ class SimulatedCluster(Network):
             size_bytes=(receiver.blobs.get(wanted.digest) or self.blobs[wanted.digest]).bytes_of(wanted.index),
             latency_s=self.latency_s(receiver, sender),
             lines=self.way(sender, receiver),
-            far=sender.node.site != receiver.node.site,
+            far=sender.site != receiver.site,
         )
         self._requests[name, wanted.request] = request
         self.event_queue.after(request.latency_s + ANSWER_S, self._requested, request)
@@ -216,7 +216,7 @@ class SimulatedCluster(Network):
         request.flow = None
         self.hosts[request.sender].upload_ended(request.upload_request if request.requeue else None)
         if request.upload_request.far:
-            self.site_bytes[self.hosts[request.receiver].node.site] += request.size_bytes
+            self.site_bytes[self.hosts[request.receiver].site] += request.size_bytes
         self.event_queue.after(request.latency_s + request.size_bytes / VERIFY_BYTES_PER_S, self._came, request)
 
     def _came(self, request: PieceRequest) -> None:
@@ -253,7 +253,7 @@ class SimulatedCluster(Network):
         request.waits = False
         passed = self._stop_sending(request)
         if request.upload_request.far:
-            self.site_bytes[self.hosts[request.receiver].node.site] += passed
+            self.site_bytes[self.hosts[request.receiver].site] += passed
 
     def _stop_sending(self, request: PieceRequest) -> float:
         """Whether it goes out, or waits to. Returns the bytes that have passed."""

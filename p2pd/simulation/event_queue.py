@@ -31,7 +31,6 @@ class EventQueue:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.played = 0
         self._heap: list[_Entry] = []
         """What is due in the slices up to `_slice`."""
         self._slice = 0
@@ -82,7 +81,6 @@ class EventQueue:
 
     def _play_one(self) -> None:
         self.now, _, action, args = heapq.heappop(self._heap)
-        self.played += 1
         action(*args)
 
     async def drive(self) -> None:

@@ -49,6 +49,7 @@ class SimulatedHost:
     ) -> None:
         self.node: Final = node
         self.name: Final = node.name
+        self.site: Final = node.site
         self.misbehaviour = node.misbehaviour
         self.up: Final = Line(node.up_bytes_per_s)
         self.down: Final = Line(node.down_bytes_per_s)
@@ -88,8 +89,8 @@ class SimulatedHost:
         self._checks: Final = checks
         self._event_queue: Final = network.event_queue
         self._ticks_at = math.inf
-        self._news: dict[tuple[bytes, int, tuple[str, ...]], int] = {}
-        """The pieces that have not been advertised yet, by blob, generation, and to whom."""
+        self._news: dict[tuple[bytes, int, tuple[str, ...]], link.Have] = {}
+        """What has not been said yet of the pieces held, by blob, generation, and to whom."""
         self._told_s = 0.0
         self._looks = False
         self._settles = 0.0
@@ -301,9 +302,9 @@ class SimulatedHost:
         if isinstance(message, link.Have):
             if not self._news:
                 self._event_queue.at(max(self._event_queue.now, self._told_s + GATHER_S), self._say_news)
-            pieces = union((span.first, span.stop) for span in message.spans)
             key = message.digest, message.generation, hosts
-            self._news[key] = self._news.get(key, 0) | pieces
+            before = self._news.get(key)
+            self._news[key] = message if before is None else _both(before, message)
             return
         if not isinstance(message, link.Bitfield) or message.complete:
             self._say_news()
@@ -311,9 +312,8 @@ class SimulatedHost:
 
     def _say_news(self) -> None:
         news, self._news, self._told_s = self._news, {}, self._event_queue.now
-        for (digest, generation, hosts), pieces in news.items():
-            gained = tuple(link.Span(first, stop) for first, stop in spans(pieces))
-            self._network.say(self.name, hosts, link.Have(digest, generation, gained))
+        for (_, _, hosts), message in news.items():
+            self._network.say(self.name, hosts, message)
 
     def nothing(self, instruction: Instruction) -> None:
         """Links work as soon as they are wanted here, and nobody asks for tags."""
@@ -372,6 +372,12 @@ class SimulatedHost:
         return self.misbehaviour is not Misbehaviour.CLAIMS and self.machine.may_serve(
             blob.digest, start, start + blob.bytes_of(index)
         )
+
+
+def _both(one: link.Have, other: link.Have) -> link.Have:
+    """Two messages of one blob and generation, as one."""
+    pieces = union((span.first, span.stop) for span in (*one.spans, *other.spans))
+    return link.Have(one.digest, one.generation, tuple(link.Span(first, stop) for first, stop in spans(pieces)))
 
 
 _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {

@@ -72,7 +72,7 @@ class SimulatedOrigin:
         if host.refused or not self.up or not self._reaches(host):
             host.sampled(wanted, answered=False)
             return
-        site = self._sites_in.get(host.node.site)
+        site = self._sites_in.get(host.site)
         way = (self._line, host.down) if site is None else (self._line, site, host.down)
         self._lines.send(wanted.stop - wanted.start, way, self._gave_few, host, wanted)
 
@@ -111,7 +111,7 @@ class SimulatedOrigin:
         if key not in self._open:
             return
         host = key[0]
-        site = self._sites_in.get(host.node.site)
+        site = self._sites_in.get(host.site)
         way = (self._line, host.down) if site is None else (self._line, site, host.down)
         self._open[key] = self._lines.send(blob.bytes_of(index), way, self._sent, key, blob, index, stop)
 

@@ -134,7 +134,7 @@ class Choker(Generic[Request]):
         """A piece is out, or its receiver has gone. `requeue`: whom it went to, if others were remembered by then."""
         self.active -= 1
         self._shared = max(0, self._shared - 1)
-        self._remember(requeue and requeue._replace(checks=False))
+        self._remember(requeue._replace(checks=False) if requeue and requeue.checks else requeue)
 
     def next(self, uplink: Uplink) -> Request | None:
         """Whose turn has come: its piece goes out until `end`. To be called when a piece is out, and now and then."""

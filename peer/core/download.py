@@ -178,16 +178,23 @@ class Download:
             self.is_settled = True
             member, now, due = self.member, self._now, math.inf
             membership, reports = member.membership, member.publisher.reports
-            timers = [self.readers.gone_at, membership.answer_due, member.spares_origin_until, member.former_until]
             if self.phase is _FETCHING:
                 due = self.picker.settle(now)
                 if self.origin.has_paused:
                     due = min(due, self.origin.next_due(now))
                 if membership.joined:
-                    timers += (reports.due_at, reports.starving_at)
-            for when in timers:
-                if now < when < due:
-                    due = when
+                    if now < reports.due_at < due:
+                        due = reports.due_at
+                    if now < reports.starving_at < due:
+                        due = reports.starving_at
+            if now < self.readers.gone_at < due:
+                due = self.readers.gone_at
+            if now < membership.answer_due < due:
+                due = membership.answer_due
+            if now < member.spares_origin_until < due:
+                due = member.spares_origin_until
+            if now < member.former_until < due:
+                due = member.former_until
             self.due = due
         return self.due
 
