@@ -20,13 +20,8 @@ RATE = 12.5e6
 SLOW = 3e5
 """Bytes per second. At the slow rate a quarter of one pull is longer than it takes to miss somebody."""
 
-<<<<<<< HEAD
-CALLS_PER_PIECE = 670
-"""Calls of Python functions for a piece that a host gets, in a small flash crowd: some 642, on any machine."""
-=======
-CALLS_PER_PIECE = 660
-"""Calls of Python functions for a piece that a host gets, in a small flash crowd: some 658, on any machine."""
->>>>>>> 767fa092a83f13c20f7a587a776606c12ba17365
+CALLS_PER_PIECE = 640
+"""Calls of Python functions for a piece that a host gets, in a small flash crowd: some 632, on any machine."""
 
 
 def scenario(name: str, nodes: int, pieces: int, *, rate: float = RATE, seed: int = 0, sites: int = 1) -> Scenario:
