@@ -183,9 +183,9 @@ class SimulatedHost:
         self.attempts += 1
         blob, held = (self.blobs.get(digest) or self._blobs[digest]), dict(self.store[digest])
         if held:
-            self.feed(events.PiecesHeld(digest, blob.size_bytes, blob.length, held))
+            self.later(0, events.PiecesHeld(digest, blob.size_bytes, blob.length, held))
         else:
-            self.feed(events.PiecesHeld(digest))
+            self.later(0, events.PiecesHeld(digest))
 
     def prepare(self, instruction: events.Prepare) -> None:
         failed = events.StoreFailed(instruction.digest)

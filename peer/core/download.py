@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -105,6 +105,8 @@ class Download:
     links: LinkBook
     numbers: Iterator[int]
     lanes: OriginLanes
+    wanted: Mapping[bytes, int]
+    """The lengths of all blobs on their way to this host of which others may know."""
     manifest_size_bytes: int | None = None
     """The blob's length as a manifest, or the origin's answer to HEAD, said."""
     phase: Phase = Phase.RECOVERING
@@ -141,6 +143,7 @@ class Download:
             self.picker,
             self.session,
             self.numbers,
+            self.wanted,
             settings.scheduler_timeout_s,
             settings.progress_s,
         )

@@ -257,7 +257,7 @@ class SchedulerFound:
 
     `max_blobs` is how many blobs of this host it takes, held ones and wanted ones together. `scheduler` is the URL that
     this host reaches it at. `listed`: the schedulers that live, if it is one of several. `divides`: it knows of pieces
-    of another length than the usual one.
+    of another length than the usual one. `lengthens`: of longer ones, too.
     """
 
     progress_s: float = 2.0
@@ -265,6 +265,7 @@ class SchedulerFound:
     scheduler: str = ""
     listed: to_host.Schedulers | None = None
     divides: bool = True
+    lengthens: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ class HostMachine:
     """The length in bytes of each blob that is held whole, the least recently used first."""
     divided: dict[bytes, int] = field(default_factory=dict)
     """The length of the pieces of those seeds that have another than the usual one."""
+    wanted: dict[bytes, int] = field(default_factory=dict)
+    """The length in bytes of each download that is not private, or 0 while it is not known."""
     private: set[bytes] = field(default_factory=set)
     """Blobs that other hosts are neither told of nor given, on their way or arrived."""
     slots: OriginSlots = field(init=False)
@@ -171,7 +173,7 @@ class HostMachine:
                 if content:
                     return [Tell(InlineBlob(digest, content))]
                 is_as_told = length == self.divided.get(digest, 0)  # a runtime's file may have taken the blob's place
-                is_known = not length or self.schedulers.of(digest).divides
+                is_known = self.schedulers.of(digest).knows_pieces(self.seeds.get(digest, 0), length)
                 return [Tell(report) for report in digest_reports(digest, pieces if is_as_told and is_known else {})]
             case LinkUp() | LinkLost():
                 return self._link_changed(event, now)
@@ -254,8 +256,9 @@ class HostMachine:
         return self.seeds.pop(digest, None) is not None
 
     def _holding(self, digest: bytes) -> from_host.Holding:
-        length = self.divided.get(digest, 0)
-        return from_host.Holding(digest, self.seeds[digest], complete=True, piece_length=length)
+        size_bytes, length = self.seeds[digest], self.divided.get(digest, 0)
+        told = length if self.schedulers.of(digest).knows_pieces(size_bytes, length) else 0
+        return from_host.Holding(digest, size_bytes, complete=True, piece_length=told)
 
     def _hide(self, digest: bytes) -> list[Instruction]:
         """A blob on its way is private from now on, and stays so."""
@@ -264,6 +267,7 @@ class HostMachine:
         was_told = bool(self.links.wanted_by(digest)) or self.downloads[digest].phase is not Phase.RECOVERING
         taken_back = self._leave(digest) if was_told else []
         self.private.add(digest)
+        self.wanted.pop(digest, None)
         return [*taken_back, *self.downloads[digest].hide()]
 
     def _tells_of_private(self, instruction: Instruction) -> bool:
@@ -306,8 +310,10 @@ class HostMachine:
             self.links,
             self._numbers,
             self.lanes,
+            self.wanted,
             event.size_bytes,
         )
+        self.wanted[digest] = event.size_bytes or 0
         taken_back = self._leave(digest) if lost else []
         self.private.discard(digest)
         if event.private:
@@ -381,6 +387,7 @@ class HostMachine:
     def _ended(self, download: Download, ended: Ended, now: float) -> list[Instruction]:
         digest = download.digest
         del self.downloads[digest]
+        self.wanted.pop(digest, None)
         match ended.phase:
             case Phase.COMPLETE if digest in self.private:
                 self.schedulers.drop(digest)
@@ -417,8 +424,8 @@ class HostMachine:
     ) -> list[Instruction]:
         self.is_settled, self._schedulers_at = False, None
         match event:
-            case SchedulerFound(progress_s, max_blobs, url, listed, divides):
-                session = self.schedulers.found(url, progress_s, listed, now, divides=divides)
+            case SchedulerFound(progress_s, max_blobs, url, listed, divides, lengthens):
+                session = self.schedulers.found(url, progress_s, listed, now, divides=divides, lengthens=lengthens)
                 return [] if session is None else self._follow(now, session, max_blobs)
             case SchedulerLost(url, stops):
                 session = self.schedulers.lost(url, now, stops=stops)

@@ -161,13 +161,20 @@ class SchedulerSet:
     # -- what happens ----------------------------------------------------------------------------------------------
 
     def found(
-        self, url: str, progress_s: float, listed: to_host.Schedulers | None, now: float, *, divides: bool = True
+        self,
+        url: str,
+        progress_s: float,
+        listed: to_host.Schedulers | None,
+        now: float,
+        *,
+        divides: bool = True,
+        lengthens: bool = True,
     ) -> SchedulerSession | None:
         """A scheduler is connected, and has sent its list, or is by itself. None: no connection was wanted there."""
         session = self.sessions.get(url)
         if session is None or session.state is SessionState.UNUSED:
             return None
-        session.found(progress_s, now, divides=divides)
+        session.found(progress_s, now, divides=divides, lengthens=lengthens)
         self._without_since = None
         self.is_stale = self._is_settled = True
         if listed is not None:

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import Final
 
 from peer.core.announced import Announced
+from scheduler.protocol.geometry import piece_length
 
 STEADY_S: Final = 3.0
 """A connection that ends before that was of no use, and the next one has to last for so long."""
@@ -67,6 +68,8 @@ class SchedulerSession:
     """How often the scheduler wants to hear of progress."""
     divides: bool = False
     """Whether the scheduler knows of pieces of another length than the usual one."""
+    lengthens: bool = False
+    """Whether it knows of longer ones too."""
     id: str = ""
     """What the scheduler is called in the list that it has sent; "" if it has sent none."""
     since: float | None = None
@@ -112,10 +115,17 @@ class SchedulerSession:
         self._step(SessionCause.OPENED)
         self._search(now, grace=False)
 
-    def found(self, progress_s: float, now: float, *, divides: bool = True) -> None:
+    def found(self, progress_s: float, now: float, *, divides: bool = True, lengthens: bool = True) -> None:
         """There is a connection."""
         self._step(SessionCause.FOUND)
-        self.progress_s, self.since, self.found_at, self.divides = progress_s, None, now, divides
+        self.progress_s, self.since, self.found_at = progress_s, None, now
+        self.divides, self.lengthens = divides, lengthens
+
+    def knows_pieces(self, size_bytes: int, told_length: int) -> bool:
+        """Whether the scheduler knows of pieces of this length (0: the usual one) of a blob."""
+        if not told_length:
+            return True
+        return self.divides if told_length < piece_length(size_bytes) else self.lengthens
 
     def lost(self, now: float, *, stops: bool = False) -> None:
         """There is none; one is looked for from now on. `stops`: the scheduler has said that it will not be back."""

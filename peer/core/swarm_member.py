@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -68,6 +68,7 @@ class SwarmMember:
     picker: PiecePicker
     session: SchedulerSession
     numbers: Iterator[int]
+    wanted: Mapping[bytes, int]
     scheduler_timeout_s: float
     progress_s: float
     membership: Membership = field(init=False)
@@ -116,7 +117,7 @@ class SwarmMember:
         """There is a scheduler: it is told what is held, and asked who has the rest."""
         if self.membership.state is MembershipState.ORIGIN_ONLY:
             return []
-        if self.pieces.told_piece_length and not self.session.divides:
+        if not self.session.knows_pieces(self.pieces.size_bytes, self.pieces.told_piece_length):
             self.open_origin(now, refused=True)
             return []
         self.membership.wait(now, asked=True)
@@ -127,8 +128,13 @@ class SwarmMember:
         self.publisher.reports.begin(now)
         self.told_background = self.readers.preheats
         wanted = (self.digest, self.upstream, self.repository, self.size_bytes)
-        length = self.pieces.piece_length if self.pieces.count and is_divisible(self.pieces.size_bytes) else 0
-        join = from_host.Join(*wanted, background=self.told_background, moved=self.moved, piece_length=length)
+        join = from_host.Join(*wanted, background=self.told_background, moved=self.moved)
+        if self.size_bytes is not None and is_divisible(self.size_bytes):
+            if self.pieces.count:
+                join = replace(join, piece_length=self.pieces.piece_length)
+            else:
+                beside_bytes = sum(self.wanted.values()) - self.wanted.get(self.digest, 0)
+                join = replace(join, beside_bytes=beside_bytes)
         if self.moved:
             join = replace(join, fetching=bitfield(self.publisher.leases.carried))
         holding = self.publisher.reports.holding(self.size_bytes)

@@ -18,7 +18,7 @@ from peer.core.events import Event
 from peer.net.scheduler_client import SchedulerClient
 from peer.tasks import BackgroundTasks
 from scheduler.protocol.codec import FromHost, ToHost
-from scheduler.protocol.from_host import PIECE_LENGTH, Hello
+from scheduler.protocol.from_host import LONG_PIECES, PIECE_LENGTH, Hello
 from scheduler.protocol.to_host import Schedulers, Welcome
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ class SchedulerClients:
         if self._is_wanted(client):
             self._on_welcome(client.url, welcome)
             listed = None if listed is None else self._of(listed)
-            divides = PIECE_LENGTH in welcome.features
-            found = events.SchedulerFound(welcome.progress_s, welcome.max_blobs, client.url, listed, divides)
+            divides, lengthens = PIECE_LENGTH in welcome.features, LONG_PIECES in welcome.features
+            found = events.SchedulerFound(welcome.progress_s, welcome.max_blobs, client.url, listed, divides, lengthens)
             self._feed(found)
 
     def heard(self, client: SchedulerClient, message: ToHost) -> None:

@@ -83,14 +83,14 @@ class Joining:
             state.send((host,), InlineBlob(message.digest, data))
             self._seeders.complete(swarm, member)
             return
-        divided = message.piece_length
+        divided, host.beside_bytes = message.piece_length, message.beside_bytes
         if message.size_bytes is not None:
             divided = divided or (0 if host.divides else piece_length(message.size_bytes))
             self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED, divided)
             if member.state is MemberState.GONE:
                 state.send((host,), Failed(message.digest, 0, "the other hosts say that this blob has another length"))
                 return
-        if _is_divided_otherwise(swarm, divided) or (swarm.told_piece_length() and not host.divides):
+        if _is_divided_otherwise(swarm, divided) or not swarm.has_pieces_for(host):
             self._membership.refuse(swarm, member, 0)
             return
         if not member.wants:

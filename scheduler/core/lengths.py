@@ -12,12 +12,18 @@ Rules:
    whose SHA-256 is right here.
 4. Who says the length first says how the blob is divided into pieces, if it holds pieces, or is a host without the
    feature `piece-length`. Else the scheduler chooses, where all hosts have the feature and nobody waits for the length.
-   A blob of a length is not divided otherwise as long as its swarm lasts.
+   A blob of a length is not divided otherwise as long as its swarm lasts. What holds of `piece-length` holds of
+   `long-pieces` where they are longer than usual.
 5. A swarm of N hosts doubles the holders of a piece log2 N times before all have it, and each of these rounds takes as
    long as a piece. So the best length is that of `scheduler.protocol.geometry.piece_length`, with the hosts and the
    links that there are: a large swarm has half the usual length or less if its links are slow or its pieces are few.
    In a small one each piece costs more than it gives: news, requests and wake-ups (docs/decisions, 0044 and 0046). In
    a vast one, too.
+6. A client pulls several blobs at a time, and each swarm hides what the ramp of another costs: what counts is how many
+   pieces its host lacks of all of them. So a short blob that a host wants beside others has the pieces of a blob of the
+   length of all, twice its usual ones at most: as many bytes in half the requests. A large swarm has the usual ones if
+   by rule 5 they suit a blob of the length of all. A blob by itself has the usual ones (docs/decisions, 0061). The host
+   says how much it wants beside the blob. If it lies, pieces are twice as long, or half as long, as they should be.
 """
 
 from __future__ import annotations
@@ -34,7 +40,14 @@ from scheduler.core.membership import Membership
 from scheduler.core.state import SchedulerState
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import MAX_INLINE_BYTES, ProtocolError
-from scheduler.protocol.geometry import MIN_SWARM_PIECE_BYTES, piece_count, piece_length
+from scheduler.protocol.geometry import (
+    MAX_BLOB_BYTES,
+    MIN_SWARM_PIECE_BYTES,
+    is_long,
+    longest_piece_length,
+    piece_count,
+    piece_length,
+)
 from scheduler.protocol.to_host import Failed, Sized
 
 
@@ -98,29 +111,34 @@ class Lengths:
             swarm.size_disputed = False
             self._believe(swarm, host, size_bytes, piece_length(size_bytes))
 
-    def _division(self, swarm: Swarm, size_bytes: int, piece_bytes: int) -> int:
-        """The length of the pieces of a blob of this length (rule 4)."""
+    def _division(self, swarm: Swarm, host: Host, size_bytes: int, piece_bytes: int) -> int:
+        """The length of the pieces of a blob of this length, which this host has said (rule 4)."""
         if swarm.divided[0] == size_bytes:
             return swarm.divided[1]
         if len(swarm.wanting) or swarm.leases:
             return piece_length(size_bytes)
         if piece_bytes:
             return piece_bytes
-        return self._chosen(size_bytes)
+        return self._chosen(size_bytes, host.beside_bytes)
 
-    def _chosen(self, size_bytes: int) -> int:
-        """The length of the pieces of a blob that nobody has divided yet (rule 5)."""
-        settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
+    def _chosen(self, size_bytes: int, beside_bytes: int) -> int:
+        """The length of the pieces of a blob that nobody has divided yet (rules 5 and 6)."""
+        settings, hosts, usual = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
+        together_bytes = size_bytes if is_long(size_bytes) else min(size_bytes + beside_bytes, MAX_BLOB_BYTES)
+        length = usual
+        if self._state.lengthening == hosts:
+            length = min(piece_length(together_bytes), longest_piece_length(size_bytes))
         if not settings.large_swarm <= hosts <= settings.vast_swarm or self._state.dividing < hosts:
             return length
-        blob_s = size_bytes / self._state.piece_bytes_per_s
-        best_count = math.sqrt(math.log2(hosts) * blob_s / settings.piece_cost_s)
-        while length // 2 >= MIN_SWARM_PIECE_BYTES and math.sqrt(2) * piece_count(size_bytes, length) < best_count:
+        together_s = together_bytes / self._state.piece_bytes_per_s
+        best_count = math.sqrt(math.log2(hosts) * together_s / settings.piece_cost_s)
+        least = min(usual, MIN_SWARM_PIECE_BYTES)
+        while length // 2 >= least and math.sqrt(2) * piece_count(together_bytes, length) < best_count:
             length //= 2  # the power of two with the nearest ratio, as usual
         return length
 
     def _believe(self, swarm: Swarm, host: Host, size_bytes: int, piece_bytes: int) -> None:
-        piece_bytes = self._division(swarm, size_bytes, piece_bytes)
+        piece_bytes = self._division(swarm, host, size_bytes, piece_bytes)
         if not self._state.charge(swarm, host, bitmap_bytes(piece_count(size_bytes, piece_bytes))):
             raise ProtocolError("this host says more than the scheduler keeps for one")
         waiting = [member for member in swarm.members.values() if member.state is MemberState.JOINING]
@@ -130,7 +148,7 @@ class Lengths:
             self._state.links_changed[swarm] = None
         swarm.set_size(size_bytes, piece_bytes)
         told = swarm.told_piece_length()
-        for member in [each for each in waiting if told and not each.host.divides]:
+        for member in [each for each in waiting if not swarm.has_pieces_for(each.host)]:
             waiting.remove(member)
             self._membership.refuse(swarm, member, 0)
         sized = Sized(swarm.digest, swarm.generation, size_bytes, told)

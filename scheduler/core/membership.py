@@ -22,6 +22,7 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
 from scheduler.protocol.from_host import (
     FEATURES,
+    LONG_PIECES,
     PIECE_LENGTH,
     PREHEAT,
     PREHEAT_BOUND,
@@ -95,11 +96,13 @@ class Membership:
             shards=SCHEDULERS in hello.features,
             preheats_within=PREHEAT_BOUND in features,
             divides=PIECE_LENGTH in features,
+            lengthens=LONG_PIECES in features,
             version=hello.software,
         )
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         state.dividing += host.divides
+        state.lengthening += host.lengthens
         progress_s = state.settings.progress_s * state.crowding
         state.send((host,), Welcome(version, features, progress_s, burst=burst, seen_at=seen_at))
         if host.shards and state.schedulers is not None:
@@ -125,6 +128,7 @@ class Membership:
         del self._state.hosts[host.connection]
         del self._state.hosts_by_id[host.id]
         self._state.dividing -= host.divides
+        self._state.lengthening -= host.lengthens
 
     def has_room(self, host: Host, digest: bytes) -> bool:
         """Whether the host is, or may become, a member of the blob's swarm, or a holder of the blob."""

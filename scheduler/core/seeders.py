@@ -20,7 +20,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.from_host import DigestReport, Sealed
-from scheduler.protocol.geometry import is_divisible, piece_length
+from scheduler.protocol.geometry import is_long, piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, LeaseRevoked, RequestDigests
 
@@ -42,7 +42,7 @@ class Seeders:
             if swarm.map.seal(member.host.identity, wanting, len(self._state.hosts)):
                 self._maps.judge(swarm)
             swarm.length.add(member.host.identity, swarm.size_bytes)
-        is_large = swarm.size_bytes is not None and is_divisible(swarm.size_bytes)
+        is_large = swarm.size_bytes is not None and is_long(swarm.size_bytes)
         if message.piece_bytes_per_s and member.wants and is_large:
             self._state.note_piece_rate(message.piece_bytes_per_s)
         if member.wants and swarm.pull is not None and swarm.size_bytes is not None:

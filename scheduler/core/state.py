@@ -92,6 +92,8 @@ class SchedulerState:
         """Hosts by connection."""
         self.dividing = 0
         """Those of them that divide blobs as the scheduler says."""
+        self.lengthening = 0
+        """Those that know of pieces that are longer than usual."""
         self.piece_bytes_per_s = ASSUMED_RATE
         """How fast a piece passes between two hosts, as the last that got a large blob have told."""
         self.hosts_by_id: Final[dict[str, Host]] = {}

@@ -279,6 +279,13 @@ class Swarm:
         """How messages tell the length of pieces (`scheduler.protocol.geometry`): `piece_bytes`, or the swarm's."""
         return 0 if self.size_bytes is None else told_piece_length(self.size_bytes, piece_bytes or self.piece_bytes)
 
+    def has_pieces_for(self, host: Host) -> bool:
+        """Whether the host knows of pieces of the swarm's length."""
+        if not self.told_piece_length():
+            return True
+        assert self.size_bytes is not None
+        return host.divides if self.piece_bytes < piece_length(self.size_bytes) else host.lengthens
+
     def need(self, first: int, stop: int, *, divided: bool) -> None:
         """Clients wait for these pieces, of the usual length or (`divided`) of the swarm's."""
         pieces = (1 << stop) - (1 << first)
@@ -289,13 +296,12 @@ class Swarm:
         if self.size_bytes is None or not self.told_piece_length():
             return pieces
         usual_bytes = piece_length(self.size_bytes)
-        parts = usual_bytes // self.piece_bytes
         pieces &= (1 << piece_count(self.size_bytes, usual_bytes)) - 1
         of_swarm = 0
         while pieces:
-            usual = (pieces & -pieces).bit_length() - 1
+            start = ((pieces & -pieces).bit_length() - 1) * usual_bytes
             pieces &= pieces - 1
-            of_swarm |= ((1 << parts) - 1) << usual * parts
+            of_swarm |= (1 << -(-(start + usual_bytes) // self.piece_bytes)) - (1 << start // self.piece_bytes)
         return of_swarm
 
     def set_size(self, size_bytes: int, piece_bytes: int) -> None:

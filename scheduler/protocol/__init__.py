@@ -46,9 +46,10 @@ schedulers that share Redis each answer it by the words of all hosts (`scheduler
 A pull, to schedulers with the feature `pulls`: Pulled says which tag a client of the host has pulled. Nothing is
 answered.
 
-**Pieces.** The length of a blob's pieces follows from its size (`geometry`), unless Joined says a shorter one, as a
-large swarm has it whose hosts all have the feature `piece-length`. A swarm divides a blob as its first holder has, and
-keeps to that. A host that has divided it otherwise, or knows no other length than the usual one, gets it from the
+**Pieces.** The length of a blob's pieces follows from its size (`geometry`), unless Joined says another one: a shorter
+one, as a large swarm has it whose hosts all have the feature `piece-length`, or a longer one, as a blob has that is
+pulled together with others where all have `long-pieces`. A swarm divides a blob as its first holder has, and keeps to
+that. A host that has divided it otherwise, or knows no other length than the usual one, gets it from the
 origin, and may hold it whole for others: bytes have no pieces.
 
 **Trust.** The credentials of clients never travel here: a host fetches under a lease with the credentials of its own

@@ -30,7 +30,10 @@ SCHEDULERS = "schedulers"
 PIECE_LENGTH = "piece-length"
 """The feature of hosts that divide a blob as `Joined.piece_length` says, and of schedulers that know of it."""
 
-FEATURES = (SPOT_CHECK, PREHEAT, PULLS, PREHEAT_BOUND, SCHEDULERS, PIECE_LENGTH)
+LONG_PIECES = "long-pieces"
+"""The feature of both that know of pieces that are longer than the usual ones. Who has it has `piece-length` too."""
+
+FEATURES = (SPOT_CHECK, PREHEAT, PULLS, PREHEAT_BOUND, SCHEDULERS, PIECE_LENGTH, LONG_PIECES)
 """What a host says in Hello that has all features."""
 
 MAX_AGE_S = 10 * 365 * 86_400.0
@@ -104,7 +107,7 @@ class Holding:
     """A blob in a host's store: the whole verified blob, or the pieces in `have`.
 
     `piece_length` is that of the digests that the host has of it. Only schedulers with the feature `piece-length` are
-    told of a part by another length than the usual one.
+    told of a part by another length than the usual one, and those with `long-pieces` alone of a longer one.
     """
 
     digest: f.Digest
@@ -138,6 +141,8 @@ class Join:
     the feature `piece-length`. Where the swarm has divided the blob otherwise, the answer is OriginRefused.
     `fetching`: pieces that the host was leased at the scheduler before, and that are on their way from the origin. A
     scheduler that knows the field leases them to the host again.
+    `beside_bytes`: so long are the other blobs, in all, that the host wants at this time, at whichever scheduler. It is
+    told of blobs that may have other pieces than the usual ones, and that the host has not divided.
     """
 
     digest: f.Digest
@@ -148,6 +153,7 @@ class Join:
     moved: Annotated[bool, f.Flag()] = False
     piece_length: f.PieceLength = 0
     fetching: f.PieceBits = b""
+    beside_bytes: f.ByteCount = 0
 
     def __post_init__(self) -> None:
         f.check_pieces(self.size_bytes, self.piece_length)

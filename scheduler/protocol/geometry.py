@@ -2,8 +2,8 @@
 
 Rules:
 1. Pure functions. Two hosts that know the size of a blob know the usual length of its pieces (`piece_length`).
-2. The scheduler of a large swarm may choose shorter pieces (`scheduler.core.lengths`), which `Joined` tells. Messages
-   say 0 for the usual length, and `said_piece_length` checks every other.
+2. The scheduler may choose shorter pieces of a long blob, and longer ones of a short blob (`scheduler.core.lengths`),
+   which `Joined` tells. Messages say 0 for the usual length, and `said_piece_length` checks every other.
 3. Changing the usual length is an incompatible change of the protocol (`scheduler.protocol.from_host.VERSION_OLDEST`).
 """
 
@@ -32,6 +32,9 @@ _BALANCE = 25_000
 MIN_SWARM_PIECE_BYTES = 512 * 1024
 """The least that a swarm may choose: 42 ms at 100 Mbit/s. With shorter pieces simulated swarms take longer."""
 
+MIN_LENGTHENED_BYTES = 4 * 1024 * 1024
+"""The length of the shortest blob of which a swarm may have longer pieces: its 16 usual ones are few enough."""
+
 
 def piece_length(size_bytes: int) -> int:
     """The length in bytes of every piece of a blob except the last.
@@ -50,9 +53,20 @@ def piece_length(size_bytes: int) -> int:
     return min(max(nearest, MIN_PIECE_BYTES), MAX_PIECE_BYTES)
 
 
-def is_divisible(size_bytes: int) -> bool:
+def is_long(size_bytes: int) -> bool:
     """Whether a swarm may have shorter pieces of a blob than the usual ones."""
     return piece_length(size_bytes) > MIN_SWARM_PIECE_BYTES
+
+
+def longest_piece_length(size_bytes: int) -> int:
+    """The length of the longest pieces that a swarm may have of a blob: the usual one, or twice that."""
+    usual = piece_length(size_bytes)
+    return 2 * usual if size_bytes >= MIN_LENGTHENED_BYTES and not is_long(size_bytes) else usual
+
+
+def is_divisible(size_bytes: int) -> bool:
+    """Whether a swarm may have other pieces of a blob than the usual ones."""
+    return size_bytes >= MIN_LENGTHENED_BYTES
 
 
 def told_piece_length(size_bytes: int, length: int) -> int:
@@ -70,7 +84,7 @@ def said_piece_length(size_bytes: int, said: int) -> int:
         return usual
     if (
         said & (said - 1)
-        or not (said == usual or MIN_SWARM_PIECE_BYTES <= said < usual)
+        or not (said in (usual, longest_piece_length(size_bytes)) or MIN_SWARM_PIECE_BYTES <= said < usual)
         or piece_count(size_bytes, said) > MAX_PIECES
     ):
         raise ValueError(f"a blob of {size_bytes} bytes is not divided into pieces of {said}")

@@ -81,7 +81,7 @@ class Joined:
     `neighbours` are all neighbours of the host in this swarm. They replace the neighbours that an earlier scheduler
     gave. The known digests follow in PieceDigests. `sealed` says that a host found the SHA-256 right over this map.
     `piece_length`: so long are the pieces that this swarm has divided the blob into, if that is not the usual length.
-    Hosts without the feature `piece-length` are in no such swarm.
+    Hosts without the feature `piece-length`, or `long-pieces` if it is longer, are in no such swarm.
     """
 
     digest: f.Digest

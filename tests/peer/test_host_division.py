@@ -8,7 +8,9 @@ from peer.core.events import (
     BlobRemoved,
     BlobStored,
     DigestsRead,
+    Ended,
     FetchSample,
+    Phase,
     PiecesHeld,
     Prepare,
     Prepared,
@@ -18,20 +20,28 @@ from peer.core.events import (
     RequestRange,
     SchedulerFound,
     SchedulerLost,
+    StoreFailed,
     Tell,
 )
-from peer.core.host import HostMachine
-from peer.core.membership import MembershipState
+from peer.core.host import HostMachine, HostSettings
+from peer.core.membership import ANSWER_FACTOR, MembershipState
+from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.from_host import Announce, DigestReport, Holding, Join, Leave, Need
 from scheduler.protocol.to_host import OriginRefused, RequestDigests, Sized, SpotCheck
-from tests.peer.host_playbook import SCHEDULER_TIMEOUT_S, D, Passes, Playbook, digest, joined, lease, source
+from tests.peer.host_playbook import SCHEDULER_TIMEOUT_S, D, E, Passes, Playbook, digest, joined, lease, source
 
+F = b"f" * DIGEST_BYTES
 MIB = 1024 * 1024
 SIZE = 24 * MIB
 USUAL, SHORT = MIB, MIB // 2
 JOIN = Join(D, "docker.io", "library/app", SIZE)
 ANSWER = joined(size_bytes=SIZE)
 SHORT_ANSWER = replace(ANSWER, piece_length=SHORT)
+
+SMALL_SIZE = 8 * MIB
+SMALL_USUAL, LONG = MIB // 2, MIB
+SMALL_JOIN = replace(JOIN, size_bytes=SMALL_SIZE)
+LONG_ANSWER = replace(ANSWER, size_bytes=SMALL_SIZE, piece_length=LONG)
 
 
 def begun(held: PiecesHeld | None = None, *, connected: bool = True, size_bytes: int | None = SIZE) -> Playbook:
@@ -109,6 +119,58 @@ class TestADownload:
         assert state_of(playbook) is MembershipState.ORIGIN_ONLY
 
 
+class TestASmallDownload:
+    def test_says_how_much_is_wanted_beside_it_and_has_the_pieces_that_the_scheduler_says(self) -> None:
+        playbook = Playbook() >> source(size_bytes=SMALL_SIZE) << Recover(D)
+        playbook = playbook >> source(size_bytes=3 * SMALL_SIZE, blob=E) << Recover(E)
+        playbook = playbook >> source(size_bytes=None, blob=F) << Recover(F)
+        playbook = playbook >> ReaderMoved(D, 1, 0, None) >> PiecesHeld(D)
+        playbook = playbook << replace(SMALL_JOIN, beside_bytes=3 * SMALL_SIZE)
+        assert playbook >> LONG_ANSWER << Prepare(D, SMALL_SIZE, LONG)
+        assert length_of(playbook) == LONG
+
+    def test_counts_no_private_blob_and_none_that_has_ended(self) -> None:
+        playbook = Playbook() >> source(size_bytes=SMALL_SIZE) << Recover(D)
+        private = replace(source(size_bytes=SMALL_SIZE, blob=E), private=True)
+        playbook = playbook >> private << Recover(E)
+        playbook = playbook >> source(size_bytes=SMALL_SIZE, blob=F) << Recover(F)
+        playbook = playbook >> ReaderMoved(F, 2, 0, None) >> StoreFailed(F)
+        playbook = playbook << Leave(F) << Ended(F, Phase.FAILED)
+        assert playbook >> ReaderMoved(D, 1, 0, None) >> PiecesHeld(D) << SMALL_JOIN
+
+    def test_has_the_usual_pieces_by_itself(self) -> None:
+        playbook = begun(size_bytes=SMALL_SIZE) << SMALL_JOIN
+        assert playbook >> replace(LONG_ANSWER, piece_length=0) << Prepare(D, SMALL_SIZE)
+        assert length_of(playbook) == SMALL_USUAL
+
+    def test_waits_for_no_word_where_no_scheduler_is(self) -> None:
+        alone = HostSettings(has_scheduler=False)
+        playbook = Playbook(alone) >> source(size_bytes=SMALL_SIZE) << Recover(D)
+        assert playbook >> ReaderMoved(D, 1, 0, None) >> PiecesHeld(D) << Prepare(D, SMALL_SIZE)
+
+    def test_waits_for_no_longer_than_for_a_lease_where_a_scheduler_does_not_answer(self) -> None:
+        playbook = begun(size_bytes=SMALL_SIZE) << SMALL_JOIN
+        assert playbook >> Passes(ANSWER_FACTOR * SCHEDULER_TIMEOUT_S) << Prepare(D, SMALL_SIZE)
+        assert length_of(playbook) == SMALL_USUAL
+
+    def test_that_is_very_small_waits_for_nothing(self) -> None:
+        playbook = begun(size_bytes=MIB)
+        assert playbook << Prepare(D, MIB) << replace(JOIN, size_bytes=MIB)
+
+    def test_of_which_a_part_is_held_has_the_pieces_of_the_part(self) -> None:
+        part = PiecesHeld(D, SMALL_SIZE, SMALL_USUAL, {0: digest(0)})
+        held = Announce((Holding(D, SMALL_SIZE, complete=False, have=b"\x01"),))
+        playbook = begun(part) << held << replace(SMALL_JOIN, piece_length=SMALL_USUAL)
+        playbook = playbook >> LONG_ANSWER << Leave(D) << RequestRange(D, 0, 0, 1, 5) << RequestRange(D, 1, 0, 5, 9)
+        assert state_of(playbook) is MembershipState.ORIGIN_ONLY
+
+    def test_tells_a_scheduler_of_the_version_before_nothing_of_longer_pieces(self) -> None:
+        playbook = begun(size_bytes=SMALL_SIZE) << SMALL_JOIN
+        playbook = playbook >> LONG_ANSWER << Prepare(D, SMALL_SIZE, LONG) >> Prepared(D) >> SchedulerLost()
+        playbook = playbook >> SchedulerFound(lengthens=False)
+        assert state_of(playbook) is MembershipState.ORIGIN_ONLY
+
+
 class TestASeed:
     def test_tells_the_length_of_its_pieces(self) -> None:
         holding = Holding(D, SIZE, complete=True, piece_length=SHORT)
@@ -127,9 +189,17 @@ class TestASeed:
     def test_tells_a_scheduler_of_the_version_before_no_digests_of_other_pieces(self) -> None:
         holding = Holding(D, SIZE, complete=True, piece_length=SHORT)
         playbook = Playbook(connected=False) >> BlobStored(D, SIZE, SHORT)
-        playbook = playbook >> SchedulerFound(divides=False) << Announce((holding,))
+        playbook = playbook >> SchedulerFound(divides=False) << Announce((replace(holding, piece_length=0),))
         nothing = DigestReport(D, 0, b"", last=True)
         assert playbook >> DigestsRead(D, {0: digest(0)}, piece_length=SHORT) << nothing
+
+    def test_tells_a_scheduler_of_the_version_before_nothing_of_longer_pieces(self) -> None:
+        holding = Holding(D, SMALL_SIZE, complete=True)
+        playbook = Playbook(connected=False) >> BlobStored(D, SMALL_SIZE, LONG)
+        playbook = playbook >> SchedulerFound(lengthens=False) << Announce((holding,))
+        nothing = DigestReport(D, 0, b"", last=True)
+        assert playbook >> DigestsRead(D, {0: digest(0)}, piece_length=LONG) << nothing
+        assert playbook >> SchedulerFound() << Announce((replace(holding, piece_length=LONG),))
 
     def test_that_is_gone_is_forgotten(self) -> None:
         machine = HostMachine()

@@ -1,4 +1,4 @@
-"""How a swarm divides its blob into pieces: its first holder says, or the number of its hosts; nobody else."""
+"""How a swarm divides its blob into pieces: as its first holder, or as many hosts or many blobs are best served."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
 from scheduler.protocol.from_host import (
+    LONG_PIECES,
     PIECE_LENGTH,
     Announce,
     DigestReport,
@@ -39,17 +40,32 @@ LARGE = SchedulerSettings(large_swarm=2, piece_cost_s=0.001, settle_s=0.0)
 SMALL = SchedulerSettings(settle_s=0.0)
 JOIN = Join(D, "docker.io", "library/app", SIZE)
 
+SMALL_SIZE = 8 * MIB
+SMALL_USUAL, LONG = MIB // 2, MIB
+SMALL_JOIN = replace(JOIN, size_bytes=SMALL_SIZE)
+BESIDE = replace(SMALL_JOIN, beside_bytes=2 * SMALL_SIZE)
+"""One of three layers that a client pulls at a time."""
+
 
 class Cluster:
-    """A scheduler, and hosts by name. What each is told is in `told`, the oldest first."""
+    """A scheduler, and hosts by name. What each is told is in `told`, the oldest first.
 
-    def __init__(self, settings: SchedulerSettings, *new: str, old: tuple[str, ...] = ()) -> None:
+    `older` hosts know of shorter pieces and of no longer ones, and `old` hosts of neither.
+    """
+
+    def __init__(
+        self, settings: SchedulerSettings, *new: str, old: tuple[str, ...] = (), older: tuple[str, ...] = ()
+    ) -> None:
         self.scheduler = Scheduler(settings)
         self.told: dict[str, list[Any]] = {}
         self.names: dict[int, str] = {}
         self.now = 1000.0
-        for host in (*new, *old):
-            self.connect(host, *([] if host in old else [PIECE_LENGTH]))
+        for host in new:
+            self.connect(host, PIECE_LENGTH, LONG_PIECES)
+        for host in older:
+            self.connect(host, PIECE_LENGTH)
+        for host in old:
+            self.connect(host)
 
     def connect(self, host: str, *features: str) -> None:
         number = len(self.names) + 1
@@ -89,12 +105,12 @@ def of(kind: type, messages: list[Any]) -> list[Any]:
 def divided(messages: list[Any]) -> int:
     """The length of pieces that a host was told in Joined."""
     (joined,) = of(Joined, messages)
-    assert joined.size_bytes == SIZE
+    assert joined.size_bytes in (SIZE, SMALL_SIZE)
     return int(joined.piece_length)
 
 
-def holding(length: int = 0, *, have: bytes = b"", digest: bytes = D) -> Announce:
-    return Announce((Holding(digest, SIZE, complete=not have, have=have, piece_length=length),))
+def holding(length: int = 0, *, have: bytes = b"", size_bytes: int = SIZE) -> Announce:
+    return Announce((Holding(D, size_bytes, complete=not have, have=have, piece_length=length),))
 
 
 def test_a_large_swarm_has_shorter_pieces() -> None:
@@ -235,6 +251,87 @@ def test_a_blob_that_rests_is_divided_as_before() -> None:
     assert divided(cluster.says("b", JOIN)) == SHORT
 
 
+class TestABlobBesideOthers:
+    def test_has_longer_pieces(self) -> None:
+        cluster = Cluster(SMALL, "a", "b")
+        assert divided(cluster.says("a", BESIDE)) == LONG
+        (lease,) = of(Lease, cluster.told["a"])
+        assert divided(cluster.says("b", SMALL_JOIN)) == LONG, "a swarm keeps to its pieces"
+        cluster.says("a", LeasePieces(lease.lease, D, 0, b"p" * DIGEST_BYTES))
+        assert of(PieceDigests, cluster.told["b"])
+        piece_map = cluster.scheduler._state.swarms[D].map
+        assert piece_map is not None
+        assert piece_map.count == SMALL_SIZE // LONG
+
+    @pytest.mark.parametrize("beside_bytes", [0, MIB, 12 * MIB])
+    def test_has_the_usual_ones_if_all_of_them_are_little(self, beside_bytes: int) -> None:
+        join = replace(SMALL_JOIN, beside_bytes=beside_bytes)
+        assert divided(Cluster(SMALL, "a").says("a", join)) == 0
+
+    def test_has_pieces_of_twice_the_usual_length_at_most(self) -> None:
+        join = replace(SMALL_JOIN, beside_bytes=2**63 - 1)
+        assert divided(Cluster(SMALL, "a").says("a", join)) == LONG
+
+    @pytest.mark.parametrize(("settings", "length"), [(SMALL, 0), (LARGE, SHORT)])
+    def test_that_is_large_is_divided_as_if_it_were_alone(self, settings: SchedulerSettings, length: int) -> None:
+        join = replace(JOIN, beside_bytes=100 * SIZE)
+        assert divided(Cluster(settings, "a", "b").says("a", join)) == length
+
+    def test_has_the_usual_ones_in_a_large_swarm_if_all_of_them_are_few_pieces_for_it(self) -> None:
+        assert divided(Cluster(LARGE, "a", "b").says("a", BESIDE)) == 0
+        assert divided(Cluster(replace(LARGE, piece_cost_s=0.002), "a", "b").says("a", BESIDE)) == LONG
+        assert divided(Cluster(replace(LARGE, vast_swarm=1), "a", "b").says("a", BESIDE)) == LONG
+
+    def test_has_no_shorter_ones_than_usual_in_a_large_swarm(self) -> None:
+        settings = replace(LARGE, piece_cost_s=1e-9)
+        assert divided(Cluster(settings, "a", "b").says("a", BESIDE)) == 0
+
+    def test_has_the_usual_ones_where_a_host_does_not_know_of_longer_ones(self) -> None:
+        cluster = Cluster(SMALL, "a", older=("older",))
+        assert divided(cluster.says("a", BESIDE)) == 0
+        assert divided(cluster.says("older", SMALL_JOIN)) == 0
+        cluster.says("a", Leave(D))
+        cluster.vanishes("older")
+        assert divided(cluster.says("a", BESIDE)) == LONG
+
+    def test_does_not_keep_a_large_swarm_from_shorter_pieces(self) -> None:
+        cluster = Cluster(LARGE, "a", older=("older",))
+        assert divided(cluster.says("older", JOIN)) == SHORT
+
+    def test_is_not_for_a_host_that_knows_of_no_longer_ones(self) -> None:
+        cluster = Cluster(SMALL, "a", "b")
+        cluster.says("a", BESIDE)
+        cluster.connect("older", PIECE_LENGTH)
+        assert cluster.says("older", SMALL_JOIN) == [OriginRefused(D, 0)]
+        cluster.says("older", holding(size_bytes=SMALL_SIZE))
+        (joined,) = of(Joined, cluster.says("b", SMALL_JOIN))
+        assert "older" in [each.host for each in joined.neighbours], "whole, it may hold it for others"
+
+    def test_is_not_for_a_host_that_waited_for_the_length_and_knows_of_no_longer_ones(self) -> None:
+        cluster = Cluster(SMALL, "a", "seeder")
+        cluster.connect("older", PIECE_LENGTH)
+        cluster.says("older", replace(JOIN, size_bytes=None))
+        cluster.says("seeder", holding(LONG, size_bytes=SMALL_SIZE))
+        told = [*cluster.told["older"], *cluster.says("a", SMALL_JOIN)]
+        assert of(Sized, told) == [Sized(D, 1, SMALL_SIZE)], "who waits is told the usual ones"
+
+    @pytest.mark.parametrize("length", [0, LONG])
+    def test_has_the_pieces_of_its_first_holder(self, length: int) -> None:
+        cluster = Cluster(SMALL, "seeder", "a", "b")
+        cluster.says("seeder", holding(length, size_bytes=SMALL_SIZE))
+        assert divided(cluster.says("a", BESIDE)) == length
+        assert of(RequestDigests, cluster.told["seeder"]) == [RequestDigests(D)]
+        other = LONG if not length else SMALL_USUAL
+        part = holding(other, have=b"\x01", size_bytes=SMALL_SIZE)
+        assert cluster.says("b", part, replace(SMALL_JOIN, piece_length=other)) == [OriginRefused(D, 0)]
+
+    def test_has_those_that_a_client_waits_for_leased_first(self) -> None:
+        cluster = Cluster(SMALL, "a")
+        cluster.says("a", Need(D, 7, 8), BESIDE)
+        (lease,) = of(Lease, cluster.told["a"])
+        assert lease.first == 3, "the host means usual pieces, as it does not know of others"
+
+
 @pytest.mark.parametrize("length", [1, USUAL * 2, SHORT // 2, SHORT + 1])
 def test_no_blob_has_pieces_of_any_length(length: int) -> None:
     assert piece_length(SIZE) == USUAL
@@ -248,7 +345,16 @@ def test_no_blob_has_pieces_of_any_length(length: int) -> None:
         replace(JOIN, size_bytes=None, piece_length=SHORT)
 
 
-HOSTS = ("a", "b", "c", "old")
+@pytest.mark.parametrize("length", [1, SMALL_USUAL // 2, LONG * 2, LONG + 1])
+def test_no_short_blob_has_pieces_of_any_length(length: int) -> None:
+    with pytest.raises(ProtocolError, match="divided"):
+        replace(SMALL_JOIN, piece_length=length)
+    with pytest.raises(ProtocolError, match="divided"):
+        replace(SMALL_JOIN, size_bytes=MIB, piece_length=MIB // 2)
+
+
+HOSTS = ("a", "b", "c", "older", "old")
+FEATURES: dict[str, tuple[str, ...]] = {"older": (PIECE_LENGTH,), "old": ()}
 
 
 class Step(Enum):
@@ -261,30 +367,37 @@ class Step(Enum):
     CONNECTS_ANEW = auto()
 
 
+@pytest.mark.parametrize(("size_bytes", "usual", "other"), [(SIZE, USUAL, SHORT), (SMALL_SIZE, SMALL_USUAL, LONG)])
 @given(
-    st.lists(st.tuples(st.sampled_from(HOSTS), st.sampled_from(Step), st.sampled_from([0, USUAL, SHORT])), max_size=20)
+    steps=st.lists(
+        st.tuples(st.sampled_from(HOSTS), st.sampled_from(Step), st.integers(0, 2), st.booleans()), max_size=20
+    )
 )
-def test_all_who_want_a_blob_have_divided_it_alike(steps: list[tuple[str, Step, int]]) -> None:
+def test_all_who_want_a_blob_have_divided_it_alike(
+    size_bytes: int, usual: int, other: int, steps: list[tuple[str, Step, int, bool]]
+) -> None:
     """Whatever is said, in any order. Nobody is told of pieces that it does not know, or has not."""
     cluster = Cluster(LARGE, "a", "b", "c")
     there, wants = {"a", "b", "c"}, dict[str, int]()
-    for host, step, length in steps:
+    for host, step, number, is_beside in steps:
         if step is Step.CONNECTS_ANEW or host not in there:
             if host in there:
                 cluster.vanishes(host)
-            cluster.connect(host, *([] if host == "old" else [PIECE_LENGTH]))
+            cluster.connect(host, *FEATURES.get(host, (PIECE_LENGTH, LONG_PIECES)))
             there.add(host)
             continue
-        said = 0 if host == "old" else length
+        knows_other = host != "old" and (host != "older" or other < usual)
+        said = (0, usual, other if knows_other else usual)[number] if host != "old" else 0
         match step:
             case Step.HOLDS_ALL | Step.HOLDS_A_PART:
                 part = b"\x01" if step is Step.HOLDS_A_PART else b""
-                cluster.says(host, Leave(D), holding(said, have=part))
+                cluster.says(host, Leave(D), holding(said, have=part, size_bytes=size_bytes))
             case Step.WANTS:
-                for message in of(Joined, cluster.says(host, replace(JOIN, piece_length=said))):
-                    wants[host] = message.piece_length or USUAL
+                join = replace(JOIN, size_bytes=size_bytes, piece_length=said, beside_bytes=is_beside * 2 * size_bytes)
+                for message in of(Joined, cluster.says(host, join)):
+                    wants[host] = message.piece_length or usual
                     assert said in (0, wants[host])
-                    assert host != "old" or wants[host] == USUAL
+                    assert knows_other or wants[host] == usual
             case Step.LEAVES:
                 cluster.says(host, Leave(D))
             case Step.HAS_ALL:

@@ -1,11 +1,14 @@
-"""Scenarios of hosts that divide a blob into shorter pieces than the usual ones."""
+"""Scenarios of hosts that divide a blob into other pieces than the usual ones."""
 
 from __future__ import annotations
 
 import pytest
+import trio
+import trio.testing
 
-from p2pd.simulation.run import run
-from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
+from p2pd.simulation.cluster import SimulatedCluster
+from p2pd.simulation.run import Run, run
+from p2pd.simulation.scenario import MIB, SCENARIOS, Shape, blob_of
 from scheduler.core.settings import SchedulerSettings
 from tests.simulation.playing import Playing
 
@@ -45,6 +48,19 @@ def test_each_piece_leaves_the_origin_once() -> None:
     assert all(len(host.store[playing.blob.digest]) == 2 * PIECES for host in playing.hosts)
     assert set(playing.cluster.origin.gave.values()) == {1}
     assert len(playing.cluster.origin.gave) == 2 * PIECES
+
+
+LAYER_BYTES = 8 * MIB
+
+
+@pytest.mark.parametrize(("layers", "length"), [(1, MIB // 2), (6, MIB)])
+def test_layers_that_are_pulled_together_have_longer_pieces(layers: int, length: int) -> None:
+    shape = Shape(4, (LAYER_BYTES,) * layers, rate_bytes_per_s=RATE, hosts_per_rack=4)
+    one = Run(SimulatedCluster(SCENARIOS["flash-crowd"](shape), checks=True))
+    trio.run(one.run, clock=trio.testing.MockClock(autojump_threshold=0))
+    for host in one.cluster.hosts.values():
+        assert [len(held) for held in host.store.values()] == [LAYER_BYTES // length] * layers
+    assert one.result().origin_copies() == pytest.approx(1.0)
 
 
 def test_a_large_swarm_is_faster_with_them() -> None:

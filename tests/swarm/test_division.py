@@ -1,4 +1,4 @@
-"""Real hosts in a swarm that has shorter pieces than the usual ones, and a host of the released version beside them."""
+"""Real hosts in a swarm that has other pieces than the usual ones, and a host of the released version beside them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def length_at(host: Host, digest: str) -> int:
     return peek(host.data / "blobs" / digest[7:9] / f"{digest[7:]}.record")[0].piece_length
 
 
-async def pulled(swarm: Cluster, hosts: list[Host], digest: str) -> None:
+async def pulled(swarm: Cluster, hosts: list[Host], digest: str, content: bytes = CONTENT) -> None:
     replies = await together([host.blob(digest) for host in hosts])
-    assert all(reply.body == CONTENT for reply in replies)
+    assert all(reply.body == content for reply in replies)
     raw = bytes.fromhex(digest[7:])
     await until_true(lambda: not len(swarm.scheduler.core._state.swarms[raw].wanting))
 
@@ -52,6 +52,34 @@ async def test_hosts_exchange_shorter_pieces_and_know_them_again(tmp_path: Path,
         await pulled(swarm, [late], digest)
         assert length_at(late, digest) == SHORT
         assert swarm.sent_bytes(digest) == len(CONTENT), "the holders knew the digests"
+
+
+@asynchronous
+async def test_a_small_blob_beside_a_large_one_has_longer_pieces(tmp_path: Path, registry: ImageRegistry) -> None:
+    small = content_of("small", 8 * MIB)
+    large, beside = registry.put_blob(REPOSITORY, CONTENT), registry.put_blob(REPOSITORY, small)
+    hold = registry.hold(REPOSITORY, large, MIB)
+    async with cluster(tmp_path, registry) as swarm, asyncio.TaskGroup() as tasks:
+        hosts = await swarm.add_many(2)
+        waiting = tasks.create_task(hosts[0].blob(large))
+        await asyncio.to_thread(hold.reached.wait)
+        await pulled(swarm, hosts[:1], beside, small)
+        await pulled(swarm, hosts[1:], beside, small)
+        assert [length_at(host, beside) for host in hosts] == [MIB] * 2
+        assert swarm.sent_bytes(beside) == len(small)
+        hold.go.set()
+        assert (await waiting).body == CONTENT
+        other = content_of("alone", 8 * MIB)
+        alone = registry.put_blob(REPOSITORY, other)
+        await pulled(swarm, hosts, alone, other)
+        assert [length_at(host, alone) for host in hosts] == [MIB // 2] * 2
+        await swarm.scheduler.stop()
+        await swarm.scheduler.start()
+        await until_true(lambda: swarm.scheduler.core.statistics().hosts == 2)
+        late = await swarm.add()
+        assert (await late.blob(beside)).body == small
+        assert length_at(late, beside) == MIB
+        assert swarm.sent_bytes(beside) == len(small), "the holders knew the digests"
 
 
 @asynchronous
