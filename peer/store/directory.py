@@ -99,8 +99,9 @@ class StoreDirectory:
             if not self.path.exists():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             make_private_directory(self.path)
-            self._keep_others_out()
+            self._check_user()
             self._check_owner()
+            self._keep_others_out()
             self._lock()
             self.identity = _identity(self.path)
         except (FileExistsError, NotADirectoryError):
@@ -210,17 +211,24 @@ class StoreDirectory:
         marker = self.path / MARKER
         return marker.read_bytes() if is_file(marker) else b""
 
-    def _keep_others_out(self) -> None:
-        """Nobody else may read what is in the directory, or put links there. Raises ForeignDirectoryError.
+    def _check_user(self) -> None:
+        """Raises ForeignDirectoryError if the directory is another user's.
 
         Root owns what Kubernetes and others mount for a daemon that is not root; root reads it all anyhow.
         """
-        facts, us = self.path.stat(), os.geteuid()
-        if facts.st_uid not in (us, 0):
+        user, us = self.path.stat().st_uid, os.geteuid()
+        if user not in (us, 0):
             raise ForeignDirectoryError(
-                f"{self.path} belongs to the user {facts.st_uid}, and p2pd runs as {us}: "
+                f"{self.path} belongs to the user {user}, and p2pd runs as {us}: "
                 "run it as that user, or name another directory as data"
             )
+
+    def _keep_others_out(self) -> None:
+        """Nobody else may read what is in the directory, or put links there. It is known to be a store's by now.
+
+        Raises ForeignDirectoryError.
+        """
+        facts, us = self.path.stat(), os.geteuid()
         mode = stat.S_IMODE(facts.st_mode)
         if facts.st_uid == us and mode & 0o077:
             with suppress(OSError):  # of a disk that is not to be written: its files are private all the same

@@ -81,6 +81,17 @@ class TestWhoseItIs:
         with capture_logs(), a_store(tmp_path) as store:
             hold(store, CONTENT)
 
+    def test_who_may_reach_what_is_not_ours_stays(self, tmp_path: Path) -> None:
+        """Root may name `/dev/null`, or `/etc`."""
+        directory, file = tmp_path / "etc", tmp_path / "null"
+        directory.mkdir(mode=0o755)
+        for other in (file, directory / "hosts"):
+            other.touch(mode=0o644)
+        for named, mode in ((directory, 0o755), (file, 0o644)):
+            with pytest.raises(ForeignDirectoryError):
+                open_store(named)
+            assert named.stat().st_mode & 0o777 == mode
+
     def test_another_version_is_refused_though_its_blobs_are_like_ours(self, filled: Path) -> None:
         (filled / MARKER).write_bytes(b"store format 12\n")
         before = files_in(filled)
