@@ -21,9 +21,9 @@ Rules:
    a vast one, too.
 6. A client pulls several blobs at a time, and each swarm hides what the ramp of another costs: what counts is how many
    pieces its host lacks of all of them. So a short blob that a host wants beside others has the pieces of a blob of the
-   length of all, twice its usual ones at most: as many bytes in half the requests. A large swarm has the usual ones if
-   by rule 5 they suit a blob of the length of all. A blob by itself has the usual ones (docs/decisions, 0061). The host
-   says how much it wants beside the blob. If it lies, pieces are twice as long, or half as long, as they should be.
+   length of all, twice its usual ones at most: as many bytes in half the requests. A blob by itself has the usual ones,
+   and so has one in a large swarm (docs/decisions, 0061). The host says how much it wants beside the blob. If it lies,
+   pieces are twice as long, or half as long, as they should be.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from scheduler.protocol.fields import MAX_INLINE_BYTES, ProtocolError
 from scheduler.protocol.geometry import (
     MAX_BLOB_BYTES,
     MIN_SWARM_PIECE_BYTES,
-    is_long,
     longest_piece_length,
     piece_count,
     piece_length,
@@ -123,17 +122,15 @@ class Lengths:
 
     def _chosen(self, size_bytes: int, beside_bytes: int) -> int:
         """The length of the pieces of a blob that nobody has divided yet (rules 5 and 6)."""
-        settings, hosts, usual = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
-        together_bytes = size_bytes if is_long(size_bytes) else min(size_bytes + beside_bytes, MAX_BLOB_BYTES)
-        length = usual
-        if self._state.lengthening == hosts:
-            length = min(piece_length(together_bytes), longest_piece_length(size_bytes))
+        settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
+        if hosts < settings.large_swarm and self._state.lengthening == hosts:
+            together_bytes = min(size_bytes + beside_bytes, MAX_BLOB_BYTES)
+            return max(length, min(piece_length(together_bytes), longest_piece_length(size_bytes)))
         if not settings.large_swarm <= hosts <= settings.vast_swarm or self._state.dividing < hosts:
             return length
-        together_s = together_bytes / self._state.piece_bytes_per_s
-        best_count = math.sqrt(math.log2(hosts) * together_s / settings.piece_cost_s)
-        least = min(usual, MIN_SWARM_PIECE_BYTES)
-        while length // 2 >= least and math.sqrt(2) * piece_count(together_bytes, length) < best_count:
+        blob_s = size_bytes / self._state.piece_bytes_per_s
+        best_count = math.sqrt(math.log2(hosts) * blob_s / settings.piece_cost_s)
+        while length // 2 >= MIN_SWARM_PIECE_BYTES and math.sqrt(2) * piece_count(size_bytes, length) < best_count:
             length //= 2  # the power of two with the nearest ratio, as usual
         return length
 

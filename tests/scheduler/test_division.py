@@ -277,13 +277,8 @@ class TestABlobBesideOthers:
         join = replace(JOIN, beside_bytes=100 * SIZE)
         assert divided(Cluster(settings, "a", "b").says("a", join)) == length
 
-    def test_has_the_usual_ones_in_a_large_swarm_if_all_of_them_are_few_pieces_for_it(self) -> None:
-        assert divided(Cluster(LARGE, "a", "b").says("a", BESIDE)) == 0
-        assert divided(Cluster(replace(LARGE, piece_cost_s=0.002), "a", "b").says("a", BESIDE)) == LONG
-        assert divided(Cluster(replace(LARGE, vast_swarm=1), "a", "b").says("a", BESIDE)) == LONG
-
-    def test_has_no_shorter_ones_than_usual_in_a_large_swarm(self) -> None:
-        settings = replace(LARGE, piece_cost_s=1e-9)
+    @pytest.mark.parametrize("settings", [LARGE, replace(LARGE, piece_cost_s=1e-9), replace(LARGE, vast_swarm=1)])
+    def test_has_the_usual_ones_in_a_large_swarm(self, settings: SchedulerSettings) -> None:
         assert divided(Cluster(settings, "a", "b").says("a", BESIDE)) == 0
 
     def test_has_the_usual_ones_where_a_host_does_not_know_of_longer_ones(self) -> None:
