@@ -125,7 +125,7 @@ class Lengths:
         settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
         if hosts < settings.large_swarm and self._state.lengthening == hosts:
             together_bytes = min(size_bytes + beside_bytes, MAX_BLOB_BYTES)
-            return max(length, min(piece_length(together_bytes), longest_piece_length(size_bytes)))
+            return min(piece_length(together_bytes), longest_piece_length(size_bytes))
         if not settings.large_swarm <= hosts <= settings.vast_swarm or self._state.dividing < hosts:
             return length
         blob_s = size_bytes / self._state.piece_bytes_per_s

@@ -26,6 +26,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -174,11 +175,8 @@ def _load() -> None:
     from p2pd.daemon.aiohttp_import import import_aiohttp
 
     import_aiohttp()
-    import p2pd.cli.run
-    import p2pd.cli.scheduler
-    import p2pd.daemon.node
-    import p2pd.daemon.scheduler
-    import p2pd.daemon.scheduler_inside  # noqa: F401
+    for name in ("cli.run", "cli.scheduler", "daemon.node", "daemon.scheduler", "daemon.scheduler_inside"):
+        import_module(f"p2pd.{name}")
 
 
 if __name__ == "__main__":
