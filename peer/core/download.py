@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -105,8 +105,8 @@ class Download:
     links: LinkBook
     numbers: Iterator[int]
     lanes: OriginLanes
-    wanted: Mapping[bytes, int]
-    """The lengths of all blobs on their way to this host of which others may know."""
+    beside: Callable[[bytes], int]
+    """The bytes of all blobs on their way to this host beside one."""
     manifest_size_bytes: int | None = None
     """The blob's length as a manifest, or the origin's answer to HEAD, said."""
     phase: Phase = Phase.RECOVERING
@@ -143,7 +143,7 @@ class Download:
             self.picker,
             self.session,
             self.numbers,
-            self.wanted,
+            self.beside,
             settings.scheduler_timeout_s,
             settings.progress_s,
         )

@@ -115,8 +115,6 @@ class HostMachine:
     """The length in bytes of each blob that is held whole, the least recently used first."""
     divided: dict[bytes, int] = field(default_factory=dict)
     """The length of the pieces of those seeds that have another than the usual one."""
-    wanted: dict[bytes, int] = field(default_factory=dict)
-    """The length in bytes of each download that is not private, or 0 while it is not known."""
     private: set[bytes] = field(default_factory=set)
     """Blobs that other hosts are neither told of nor given, on their way or arrived."""
     slots: OriginSlots = field(init=False)
@@ -267,7 +265,6 @@ class HostMachine:
         was_told = bool(self.links.wanted_by(digest)) or self.downloads[digest].phase is not Phase.RECOVERING
         taken_back = self._leave(digest) if was_told else []
         self.private.add(digest)
-        self.wanted.pop(digest, None)
         return [*taken_back, *self.downloads[digest].hide()]
 
     def _tells_of_private(self, instruction: Instruction) -> bool:
@@ -310,15 +307,19 @@ class HostMachine:
             self.links,
             self._numbers,
             self.lanes,
-            self.wanted,
+            self._beside,
             event.size_bytes,
         )
-        self.wanted[digest] = event.size_bytes or 0
         taken_back = self._leave(digest) if lost else []
         self.private.discard(digest)
         if event.private:
             taken_back += self._hide(digest)
         return [*taken_back, *self._make_room(session), Recover(digest), *self._feed(digest, event, now)]
+
+    def _beside(self, digest: bytes) -> int:
+        """The bytes of all other blobs on their way of which others may know, as far as their lengths were told."""
+        others = (each for each in self.downloads.values() if each.digest != digest and each.digest not in self.private)
+        return sum(each.manifest_size_bytes or 0 for each in others)
 
     def _feed(self, digest: bytes, event: Event, now: float) -> list[Instruction]:
         """Give an event to the download of a blob, if there is one."""
@@ -387,7 +388,6 @@ class HostMachine:
     def _ended(self, download: Download, ended: Ended, now: float) -> list[Instruction]:
         digest = download.digest
         del self.downloads[digest]
-        self.wanted.pop(digest, None)
         match ended.phase:
             case Phase.COMPLETE if digest in self.private:
                 self.schedulers.drop(digest)

@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -68,7 +68,7 @@ class SwarmMember:
     picker: PiecePicker
     session: SchedulerSession
     numbers: Iterator[int]
-    wanted: Mapping[bytes, int]
+    beside: Callable[[bytes], int]
     scheduler_timeout_s: float
     progress_s: float
     membership: Membership = field(init=False)
@@ -133,8 +133,7 @@ class SwarmMember:
             if self.pieces.count:
                 join = replace(join, piece_length=self.pieces.piece_length)
             else:
-                beside_bytes = sum(self.wanted.values()) - self.wanted.get(self.digest, 0)
-                join = replace(join, beside_bytes=beside_bytes)
+                join = replace(join, beside_bytes=self.beside(self.digest))
         if self.moved:
             join = replace(join, fetching=bitfield(self.publisher.leases.carried))
         holding = self.publisher.reports.holding(self.size_bytes)
