@@ -61,9 +61,9 @@ lock: venv ## requirements.lock, of the newest versions that pyproject.toml lets
 	echo libtorrent | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url - --output-file requirements-bittorrent.lock
 
-bench: venv ## simulations and measurements: a report with plots in build/bench
+bench: venv ## simulations and measurements: a report with plots in build/bench; BENCH=--largest: 10,000 hosts too
 	$(PIP) -e '.[bench]'
-	$(BIN)/python -m benchmarks.suite
+	$(BIN)/python -m benchmarks.suite $(BENCH)
 
 clean: ## remove all that the other targets make
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -7,6 +7,7 @@ Rules:
 2. A missed bar is a result. A figure that could not be measured is in the report with the reason, and makes the exit
    code 1.
 3. Every row names the command that gives the row by itself.
+4. The largest swarm is simulated only if that is asked for: it takes as long as everything else together.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ ONLY_LIMITED: Final = _only(("cold_vs_direct", "cpu_s_per_gib.cold"))
 
 ONLY_SWARM: Final = _only(name for name in cluster.COMMAND.figures if not name.startswith("speedup_vs"))
 GROWTH_BAR: Final = Bar("<=", 1.3)
-"""The bar of the growth of a host's cost, from 100 hosts to 10,000."""
+"""The bar of the growth of a host's cost, from 100 hosts to 1,000 and to 10,000."""
 
 ALONE: Final = (
     ("transfer", "--size", "256MiB", *ONLY_TRANSFER),
@@ -106,9 +107,10 @@ SCENARIO_NODES: Final = 100
 SCENARIO_PIECES: Final = 128
 
 
-def runs() -> Iterator[SimulationRun]:
+def runs(*, largest: bool = False) -> Iterator[SimulationRun]:
     """All simulations, the longest first."""
-    yield SimulationRun(LARGEST, 256)
+    if largest:
+        yield SimulationRun(LARGEST, 256)
     yield SimulationRun(1_000, 256, curves=True)
     yield SimulationRun(1_000, 64)
     yield SimulationRun(500, 128, sites=10)
@@ -187,11 +189,17 @@ def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
             if whole is not None:
                 yield Row("cost", result["whole_s"] / whole["whole_s"], COST_BARS[run.scenario], run.command())
         yield Row("wrong_pieces", result["wrong_pieces"], Bar("<=", 0), run.command())
-    few, many = results.get(SimulationRun(100, 256)), results.get(SimulationRun(LARGEST, 256))
-    if few is not None and many is not None:
-        for name in ("scheduler_messages_per_host", "messages_per_piece"):
-            told = f"{SimulationRun(LARGEST, 256).command()}, over {SimulationRun(100, 256).command()}"
-            yield Row(f"{name}, growth", many[name] / few[name], GROWTH_BAR, told)
+    yield from _growth(results)
+
+
+def _growth(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
+    """What a host costs in larger swarms, over what it costs in one of 100."""
+    few = SimulationRun(100, 256)
+    for run, result in results.items():
+        if few in results and run.nodes > few.nodes and run == replace(few, nodes=run.nodes, curves=run.curves):
+            for name in ("scheduler_messages_per_host", "messages_per_piece"):
+                told = f"{run.command()}, over {few.command()}"
+                yield Row(f"{name}, growth", result[name] / results[few][name], GROWTH_BAR, told)
 
 
 class BenchmarkProcess:
@@ -260,7 +268,7 @@ def real_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"figure": name, **told, "command": report["command"]}
 
 
-def measure(directory: Path) -> dict[str, Any]:
+def measure(directory: Path, *, largest: bool) -> dict[str, Any]:
     """The whole report. Figures that could not be measured are in `failures`."""
     log = directory / "benchmarks.log"
     log.unlink(missing_ok=True)
@@ -271,7 +279,9 @@ def measure(directory: Path) -> dict[str, Any]:
         process.wait_for(COMPARES)
         began_s = time.monotonic()
         with simulating(min(2, len(os.sched_getaffinity(0)))) as pool:
-            pending: dict[SimulationRun, Future[dict[str, Any]]] = {run: pool.submit(simulate, run) for run in runs()}
+            pending: dict[SimulationRun, Future[dict[str, Any]]] = {
+                run: pool.submit(simulate, run) for run in runs(largest=largest)
+            }
             reports.append(process.report())
             reports += [report_of(words, log) for words in BESIDE]
             for run, future in pending.items():
@@ -311,10 +321,11 @@ def markdown(report: Mapping[str, Any], took_s: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.suite", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="where to (default build/bench)")
+    parser.add_argument("--largest", action="store_true", help=f"simulate {LARGEST:,} hosts as well")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
-    report = measure(options.out)
+    report = measure(options.out, largest=options.largest)
     (options.out / "report.json").write_text(json.dumps(report, indent=1))
     (options.out / "report.md").write_text(text := markdown(report, time.monotonic() - began_s))
     draw(report["runs"], options.out)

@@ -59,7 +59,7 @@ def row(found: Iterator[Row], figure: str, command: str = "") -> Row:
 
 class TestWhatIsRun:
     def test_every_scenario_every_policy_and_every_size_that_has_a_bar(self) -> None:
-        planned = list(runs())
+        planned = list(runs(largest=True))
         assert len(planned) == len(set(planned))
         assert any(run.mix for run in planned)
         assert {run.scenario for run in planned if run.nodes == SCENARIO_NODES} == set(SCENARIOS)
@@ -67,8 +67,11 @@ class TestWhatIsRun:
         assert {(LARGEST, 256), (1_000, 256), (1_000, 64), (100, 256)} <= {(run.nodes, run.pieces) for run in planned}
         assert any(run.sites == 10 for run in planned)
 
-    def test_the_longest_goes_first(self) -> None:
-        assert next(runs()).nodes == LARGEST
+    def test_the_largest_only_if_that_is_asked_for_and_before_all_others(self) -> None:
+        largest, *others = runs(largest=True)
+        assert largest.nodes == LARGEST
+        assert others == list(runs())
+        assert largest.nodes > others[0].nodes == max(run.nodes for run in others)
 
     @pytest.mark.parametrize("policy", ["p2pd", "tree"])
     def test_a_run_gives_all_figures_of_a_row(self, policy: str) -> None:
@@ -137,12 +140,13 @@ class TestRows:
         mix = SimulationRun(100, 0, mix=True)
         assert row(rows({mix: result()}), "start_s").command == "simulate --nodes 100 --image mix"
 
-    def test_what_a_host_costs_is_compared_between_sizes(self) -> None:
-        few, many = result(messages_per_piece=5.0), result(messages_per_piece=6.0)
-        growth = row(
-            rows({SimulationRun(100, 256): few, SimulationRun(LARGEST, 256): many}), "messages_per_piece, growth"
-        )
+    @pytest.mark.parametrize("many", [SimulationRun(1_000, 256, curves=True), SimulationRun(LARGEST, 256)])
+    def test_what_a_host_costs_is_compared_between_sizes(self, many: SimulationRun) -> None:
+        found = {SimulationRun(10, 256): result(), SimulationRun(100, 256): result(messages_per_piece=5.0)}
+        found |= {many: result(messages_per_piece=6.0), SimulationRun(1_000, 64): result()}
+        growth = row(rows(found), "messages_per_piece, growth")
         assert (growth.value, growth.bar) == (1.2, Bar("<=", 1.3))
+        assert growth.command.startswith(many.command())
 
     def test_the_command_of_a_run_gives_it_again(self) -> None:
         assert SimulationRun(1_000, 64).command() == "simulate --nodes 1000 --pieces 64"
