@@ -361,7 +361,7 @@ class SimulatedHost:
         if not self.choker.is_wanted or not self.alive:
             return
         uplink = self.uplink()
-        if uplink is Uplink.FREE:
+        if uplink is Uplink.FREE:  # a piece that is nearly out has an event of its own, and needs no look
             self.go_on(uplink)
         self.looks_on()
 
