@@ -40,6 +40,7 @@ MODULES: Final = (
             "neighbours",
             "origin_requests",
             "origin_slots",
+            "outbox",
             "peer_requests",
             "phase",
             "picker",

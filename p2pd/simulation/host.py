@@ -19,7 +19,7 @@ from peer.core import events
 from peer.core.choker import FREE_SOON_S, Choker, Uplink, UploadRequest
 from peer.core.events import Event, Instruction, Outcome, PeerOutcome, Phase
 from peer.core.host import HostMachine, HostSettings
-from peer.core.piece_sets import spans, union
+from peer.core.outbox import LinkOutbox
 from peer.core.session import SessionState
 from peer.core.uplink import SHARED_LOOK_S, SPARE_FRACTION, settle_s
 from scheduler.protocol import from_host, link, to_host
@@ -89,8 +89,8 @@ class SimulatedHost:
         self._checks: Final = checks
         self._event_queue: Final = network.event_queue
         self._ticks_at = math.inf
-        self._news: dict[tuple[bytes, int, tuple[str, ...]], link.Have] = {}
-        """What has not been said yet of the pieces held, by blob, generation, and to whom."""
+        self._news: defaultdict[tuple[str, ...], LinkOutbox] = defaultdict(LinkOutbox)
+        """What neighbours have not been told of yet: one outbox for all that are told the same."""
         self._told_s = 0.0
         self._looks = False
         self._settles = 0.0
@@ -302,18 +302,17 @@ class SimulatedHost:
         if isinstance(message, link.Have):
             if not self._news:
                 self._event_queue.at(max(self._event_queue.now, self._told_s + GATHER_S), self._say_news)
-            key = message.digest, message.generation, hosts
-            before = self._news.get(key)
-            self._news[key] = message if before is None else _both(before, message)
+            self._news[hosts].add(message)
             return
         if not isinstance(message, link.Bitfield) or message.complete:
             self._say_news()
         self._network.say(self.name, hosts, message)
 
     def _say_news(self) -> None:
-        news, self._news, self._told_s = self._news, {}, self._event_queue.now
-        for (_, _, hosts), message in news.items():
-            self._network.say(self.name, hosts, message)
+        news, self._news, self._told_s = self._news, defaultdict(LinkOutbox), self._event_queue.now
+        for hosts, outbox in news.items():
+            for message in outbox.take():
+                self._network.say(self.name, hosts, message)
 
     def nothing(self, instruction: Instruction) -> None:
         """Links work as soon as they are wanted here, and nobody asks for tags."""
@@ -362,7 +361,7 @@ class SimulatedHost:
         if not self.choker.is_wanted or not self.alive:
             return
         uplink = self.uplink()
-        if uplink is Uplink.FREE:
+        if uplink is Uplink.FREE:  # a piece that is nearly out has an event of its own, and needs no look
             self.go_on(uplink)
         self.looks_on()
 
@@ -372,12 +371,6 @@ class SimulatedHost:
         return self.misbehaviour is not Misbehaviour.CLAIMS and self.machine.may_serve(
             blob.digest, start, start + blob.bytes_of(index)
         )
-
-
-def _both(one: link.Have, other: link.Have) -> link.Have:
-    """Two messages of one blob and generation, as one."""
-    pieces = union((span.first, span.stop) for span in (*one.spans, *other.spans))
-    return link.Have(one.digest, one.generation, tuple(link.Span(first, stop) for first, stop in spans(pieces)))
 
 
 _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {

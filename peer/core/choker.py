@@ -67,7 +67,7 @@ class UploadRequest(NamedTuple):
 
 
 class Uplink(Enum):
-    """What there is on the line: a part that is unused, or one piece, out within `FREE_SOON_S`, or nothing."""
+    """What there is on the line: a part that is unused, or a piece that is out within `FREE_SOON_S`, or nothing."""
 
     FREE = auto()
     FREE_SOON = auto()
@@ -113,7 +113,7 @@ class Choker(Generic[Request]):
         if not self._waiting and self._may_begin(uplink):
             self._begin(uplink)
             admission = Admission.SEND
-        elif uplink is Uplink.FREE_SOON and self.active == 1 and len(self._waiting) < MAX_WAITING:
+        elif uplink is Uplink.FREE_SOON and self.is_alone and len(self._waiting) < MAX_WAITING:
             self._waiting[request] = receiver
             admission = Admission.QUEUE
         else:
@@ -149,7 +149,7 @@ class Choker(Generic[Request]):
         """Whom to tell that they can come; each is told once. To be called when `uplink` has changed."""
         if not self.is_to_tell:
             return []
-        if not (uplink is Uplink.FREE_SOON and self.active == 1) and not self._may_begin(uplink):
+        if not (uplink is Uplink.FREE_SOON and self.is_alone) and not self._may_begin(uplink):
             return []
         refused = next(filter(None, self._refused.values()))
         told = list(islice(refused, TOLD))
@@ -157,6 +157,11 @@ class Choker(Generic[Request]):
             del refused[receiver]
         self._remembered -= len(told)
         return told
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one piece goes out: only then may another come before it is out (rule 2)."""
+        return self.active == 1
 
     @property
     def is_full(self) -> bool:

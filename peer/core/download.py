@@ -113,6 +113,7 @@ class Download:
     pieces: PieceTracker = field(default_factory=PieceTracker)
     readers: Readers = field(init=False)
     origin: OriginRequests = field(init=False)
+    neighbours: Neighbours = field(init=False)
     picker: PiecePicker = field(init=False)
     member: SwarmMember = field(init=False)
     ended: Ended | None = None
@@ -131,8 +132,8 @@ class Download:
         self.origin = OriginRequests(
             self.digest, self.pieces, self.readers, self.lanes, settings.max_ranges, settings.give_up_s
         )
-        neighbours = Neighbours(host=settings.host)
-        self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers, neighbours)
+        self.neighbours = Neighbours(host=settings.host)
+        self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers, self.neighbours)
         self.member = SwarmMember(
             self.digest,
             self.upstream,
@@ -140,6 +141,7 @@ class Download:
             self.pieces,
             self.readers,
             self.origin,
+            self.neighbours,
             self.picker,
             self.session,
             self.numbers,
@@ -204,7 +206,7 @@ class Download:
     @property
     def generation(self) -> int:
         """The generation of the piece map that this host goes by; 0 before it has heard of any."""
-        return self.picker.neighbours.generation
+        return self.neighbours.generation
 
     def story(self) -> list[str]:
         """The last events, oldest first: what to log beside an error."""
@@ -230,7 +232,7 @@ class Download:
         """The blob is private: the origin alone has it, as far as this host knows, and nobody hears of it."""
         self.is_settled = False
         self.member.open_origin(self._now, refused=True)
-        return self.picker.remove(list(self.picker.neighbours))
+        return self.picker.remove(list(self.neighbours))
 
     def move(self, session: SchedulerSession) -> None:
         """The blob's swarm is at another scheduler from now on, where this host joins once it is connected."""
@@ -270,7 +272,7 @@ class Download:
         return self.origin.shorten(upstream)
 
     def _next_span(self, *, others_wait: bool = False) -> tuple[int, int | None] | None:
-        allowed, alone = self.member.allowed(self._now), not len(self.picker.neighbours)
+        allowed, alone = self.member.allowed(self._now), not len(self.neighbours)
         return self.origin.next_span(allowed, self._now, alone=alone, others_wait=others_wait)
 
     # -- events ----------------------------------------------------------------------------------------------------
@@ -280,7 +282,7 @@ class Download:
 
         News by which the neighbour may hold less are different: another neighbour may be asked for its pieces.
         """
-        fresh = self.picker.neighbours.on_message(event.host, event.message)
+        fresh = self.neighbours.on_message(event.host, event.message)
         if self.phase is not _FETCHING:
             return True
         if fresh is None or not self.is_settled or self.due <= now:
@@ -471,7 +473,7 @@ class Download:
         if membership.joined and member.size_bytes is not None:
             under_way = pieces.peer_requests or pieces.origin_requests or member.publisher.leases.left
             busy = bool(under_way) or pieces.held == pieces.everything
-            out += member.publisher.reports.due(self.picker.neighbours.generation, busy=busy, now=now)
+            out += member.publisher.reports.due(self.neighbours.generation, busy=busy, now=now)
             if urgent:
                 out += member.publisher.reports.needs(urgent)
         return out

@@ -409,7 +409,7 @@ class HostMachine:
         out: list[Instruction] = []
         for added in before.origin.added.values():
             out += self._add_source(replace(added, size_bytes=before.member.own_size_bytes), now)
-        self.downloads[before.digest].picker.neighbours.take_over(before.picker.neighbours)
+        self.downloads[before.digest].neighbours.take_over(before.neighbours)
         return out
 
     def _tick(self, now: float) -> list[Instruction]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from peer.core.events import Instruction, SendInlineBlob, Tell
 from peer.core.leases import Leases
 from peer.core.membership import Membership
+from peer.core.neighbours import Neighbours
 from peer.core.origin_requests import OriginRequests
 from peer.core.picker import PiecePicker
 from peer.core.pieces import PieceTracker
@@ -30,6 +31,7 @@ class Publisher:
     digest: bytes
     pieces: PieceTracker
     origin: OriginRequests
+    neighbours: Neighbours
     picker: PiecePicker
     membership: Membership
     progress_s: float
@@ -69,7 +71,7 @@ class Publisher:
 
     def leased(self, lease: to_host.Lease, now: float) -> list[Instruction]:
         """The scheduler has leased pieces to this host."""
-        is_usable = self.membership.joined and lease.generation == self.picker.neighbours.generation
+        is_usable = self.membership.joined and lease.generation == self.neighbours.generation
         if not is_usable or not self.origin.sources:
             return self._give_back(lease.lease)
         return self._publish(self.leases.take(lease), now)
@@ -79,7 +81,7 @@ class Publisher:
 
         A map that has another digest for a piece of this host's is wrong, and is not to be sealed.
         """
-        generation = max(1, self.picker.neighbours.generation)
+        generation = max(1, self.neighbours.generation)
         out: list[Instruction] = []
         if self.membership.joined and self.pieces.contradicts():
             out.append(Tell(Disproved(self.digest, generation)))
@@ -105,7 +107,7 @@ class Publisher:
         """A lease is for another host. The scheduler does not know yet which of its pieces this host has from peers."""
         self.leases.revoke(lease)
         how = LeaseOutcome.RETURNED if self.origin.sources else LeaseOutcome.FAILED
-        report = self.reports.progress(self.picker.neighbours.generation) if self.membership.joined else []
+        report = self.reports.progress(self.neighbours.generation) if self.membership.joined else []
         return [*report, Tell(LeaseEnded(lease, self.digest, how))]
 
     def _advertise(self, fresh: int, now: float) -> list[Instruction]:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from peer.core.events import Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
 from peer.core.membership import Membership, MembershipState
-from peer.core.neighbours import EVERYTHING
+from peer.core.neighbours import EVERYTHING, Neighbours
 from peer.core.origin_requests import OriginRequests
 from peer.core.phase import DownloadCause
 from peer.core.picker import PiecePicker
@@ -65,6 +65,7 @@ class SwarmMember:
     pieces: PieceTracker
     readers: Readers
     origin: OriginRequests
+    neighbours: Neighbours
     picker: PiecePicker
     session: SchedulerSession
     numbers: Iterator[int]
@@ -96,7 +97,15 @@ class SwarmMember:
 
     def __post_init__(self) -> None:
         self.membership = Membership(self.scheduler_timeout_s)
-        self.publisher = Publisher(self.digest, self.pieces, self.origin, self.picker, self.membership, self.progress_s)
+        self.publisher = Publisher(
+            self.digest,
+            self.pieces,
+            self.origin,
+            self.neighbours,
+            self.picker,
+            self.membership,
+            self.progress_s,
+        )
         self.spot_checks = SpotChecks(self.digest, self.pieces, self.origin, self.numbers)
 
     def begin(self, size_bytes: int | None, now: float) -> list[Instruction]:
@@ -176,9 +185,9 @@ class SwarmMember:
     def open_origin(self, now: float, *, refused: bool = False) -> None:
         """Everything may be asked of every neighbour, and of the origin, at once or in a while (rule 2)."""
         self.membership.open_origin(refused=refused)
-        others = 0 if refused else self.picker.neighbours.count_wanting()
+        others = 0 if refused else self.neighbours.count_wanting()
         self.spares_origin_until = now + self.scheduler_timeout_s * others
-        self.picker.neighbours.open_far = EVERYTHING
+        self.neighbours.open_far = EVERYTHING
         self.publisher.leases.clear()
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
@@ -195,15 +204,15 @@ class SwarmMember:
             case to_host.Neighbours(_, add, remove):
                 self.former -= {each.host for each in add}
                 return [*self.picker.remove(remove), *self.picker.add(add), *self._share_origin()]
-            case to_host.PieceDigests(_, generation, runs) if generation == self.picker.neighbours.generation:
+            case to_host.PieceDigests(_, generation, runs) if generation == self.neighbours.generation:
                 self.spot_checks.told(runs)
                 return [*self.publisher.expect(runs, now), *self._yield_to_others()]
-            case to_host.SpotCheck(_, generation) if generation == self.picker.neighbours.generation:
+            case to_host.SpotCheck(_, generation) if generation == self.neighbours.generation:
                 return self.spot_checks.requested(message, now)
             case to_host.Reset(_, generation):
                 return self._new_map(generation, now)
             case to_host.Gateway(_, shares):
-                self.picker.neighbours.open_far = pieces_of(shares)
+                self.neighbours.open_far = pieces_of(shares)
                 return []
             case InlineBlob(_, data):
                 return [StoreInlineBlob(self.digest, data)]
@@ -214,14 +223,14 @@ class SwarmMember:
 
     def _joined(self, message: to_host.Joined, now: float) -> list[Instruction]:
         self.membership.accept()
-        self.picker.neighbours.open_far = EVERYTHING
+        self.neighbours.open_far = EVERYTHING
         early = self.publisher.leases.kept()
         out = self._new_map(message.generation, now)
         out += self._told_size(message.size_bytes, message.piece_length, now)
         if self.ending is not None:
             return out
         kept = {each.host for each in message.neighbours}
-        others = [host for host in self.picker.neighbours if host not in kept]
+        others = [host for host in self.neighbours if host not in kept]
         if self.moved:
             self.former, self.former_until, self.moved = set(others), now + FORMER_S, False
         else:
@@ -243,8 +252,7 @@ class SwarmMember:
             case to_host.OriginRefused():
                 self.open_origin(now, refused=True)
             case to_host.Failed(_, status, reason):
-                is_first = self.picker.neighbours.generation == 1
-                settled = is_first and status not in (401, 403)  # these are each client's own
+                settled = self.neighbours.generation == 1 and status not in (401, 403)  # these are each client's own
                 if self.pieces.held and (not status or status >= 500):
                     settled = False  # clients have been sent some of it, and the origin may be well again in a moment
                 if settled or not self.origin.sources:
@@ -282,19 +290,19 @@ class SwarmMember:
 
     def _new_map(self, generation: int, now: float) -> list[Instruction]:
         """The map of this generation begins: what was received by the last one is doubtful."""
-        if generation == self.picker.neighbours.generation:
+        if generation == self.neighbours.generation:
             return []
         doubtful = self.pieces.advertised & ~self.pieces.from_origin | self.pieces.asked_of_peers
         self.pieces.forget_map()
         self.spot_checks.clear()
-        self.picker.neighbours.begin_generation(generation)
+        self.neighbours.begin_generation(generation)
         self.publisher.leases.clear()
         self.publisher.reports.hurry(now)
         return self._end(DownloadCause.MAP_WRONG, MAP_DISPROVED) if doubtful else []
 
     def _share_origin(self) -> list[Instruction]:
         """Other hosts take part: the origin is asked for what is leased, and no more."""
-        if not self.membership.joined or not len(self.picker.neighbours):
+        if not self.membership.joined or not len(self.neighbours):
             return []
         return list(self.origin.trim(self.publisher.leases.all() | self.publisher.leases.carried))
 
@@ -342,7 +350,7 @@ class SwarmMember:
         pieces = self.pieces
         if self.last_leased is None or pieces.origin_requests:
             return ()
-        lacking = pieces.everything & ~pieces.held & ~pieces.asked_of_peers & ~self.picker.neighbours.held_by_any()
+        lacking = pieces.everything & ~pieces.held & ~pieces.asked_of_peers & ~self.neighbours.held_by_any()
         own = (piece for piece in indices(lacking >> self.last_leased << self.last_leased))
         first = next((piece for piece in own if not (piece - self.last_leased) % LEASES), None)
         return () if first is None else ((first, first + 1),)

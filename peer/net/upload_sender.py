@@ -235,7 +235,7 @@ class Uploading:
         """
         is_shared = self._choker.active > 1 and self._choker.is_wanted and not self._choker.is_full
         looks_s = SHARED_LOOK_S if is_shared else POLL_INTERVAL_S
-        best, is_to_tell = self._throughput.best, self._choker.is_to_tell and len(self._active) == 1
+        best, is_to_tell = self._throughput.best, self._choker.is_to_tell and self._choker.is_alone
         for active in self._active:
             is_to_be_told = is_to_tell and not active.told
             is_awaited = active.out is not None and not active.out.done()
@@ -256,8 +256,7 @@ class Uploading:
             return Uplink.FREE
         if not self._choker.is_full and self._throughput.has_spare(self._acked_bytes(), now):
             return Uplink.FREE
-        alone = next(iter(self._active)) if len(self._active) == 1 else None
-        if alone is not None and alone.left_s(now, self._throughput.best) <= FREE_SOON_S:
+        if self._choker.is_alone and next(iter(self._active)).left_s(now, self._throughput.best) <= FREE_SOON_S:
             return Uplink.FREE_SOON
         return Uplink.FULL
 

@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
@@ -20,16 +19,13 @@ from peer.oci.digest import Digest
 from peer.store.blob import Blob
 from peer.store.facts import BlobInfo
 from peer.store.pins import Pins
+from peer.store.remembered import RememberedBlobs
 from peer.store.use_clock import UseClock
 
 log = structlog.get_logger("peer.store")
 
 TOUCH_EVERY_S: Final = 60.0
 """The precision of `last_used` across a restart. Each touch is a write to the disk's metadata."""
-
-
-MAX_REMEMBERED_BYTES: Final = 4 * 1024 * 1024
-"""Of small blobs that clients have asked for: some 2,000 configs and manifests of images. The oldest go first."""
 
 
 class HeldBlobs:
@@ -44,6 +40,7 @@ class HeldBlobs:
     ) -> None:
         self.pins: Final = pins
         self.clock = clock
+        self.remembered: Final = RememberedBlobs()
         self.used_bytes = 0
         self.lost = 0
         """How many blobs were gone from the disk, or had other bytes there than were stored."""
@@ -53,9 +50,6 @@ class HeldBlobs:
         self.on_found: Final = on_found
         self._blobs: Final[dict[str, Blob]] = {}
         self._touched: Final[dict[str, float]] = {}
-        self._remembered: Final[OrderedDict[Blob, int]] = OrderedDict()
-        """Whose bytes are kept, and how many, the oldest first. A blob may have given them up by itself."""
-        self._remembered_bytes = 0
 
     def __iter__(self) -> Iterator[Blob]:
         return iter(self._blobs.values())
@@ -86,7 +80,7 @@ class HeldBlobs:
         if blob is None:
             return
         self.used_bytes -= blob.taken_bytes
-        self._forget_content(blob)
+        self.remembered.discard(blob)
         self._touched.pop(digest, None)
         self.pins.discard(digest)
         blob.discarded = True
@@ -112,7 +106,7 @@ class HeldBlobs:
         blob.last_used = min(self.clock.now(), blob.last_used if ours is None else ours.last_used)
         if ours is not None:
             self.used_bytes -= ours.taken_bytes
-            self._forget_content(ours)
+            self.remembered.discard(ours)
             ours.discarded = True
             ours.unlink()
         self.add(blob)
@@ -162,18 +156,6 @@ class HeldBlobs:
         """A client has asked for a blob."""
         self.preheated_used_bytes += blob.size_bytes if blob.preheated else 0
         blob.preheated = False
-
-    def remember(self, blob: Blob, content: bytes) -> None:
-        """Keep the bytes of a small blob (`Blob.remember`), within bounds. Raises StoreBrokenError."""
-        blob.remember(content)
-        self._remembered_bytes += len(content) - self._remembered.pop(blob, 0)
-        self._remembered[blob] = len(content)
-        while self._remembered_bytes > MAX_REMEMBERED_BYTES:
-            self._forget_content(next(iter(self._remembered)))
-
-    def _forget_content(self, blob: Blob) -> None:
-        self._remembered_bytes -= self._remembered.pop(blob, 0)
-        blob.forget_content()
 
     def pin(self, digest: str, ttl_s: float, max_bytes: int) -> bool:
         """Keep a blob for `ttl_s` from now on; False if it is gone, or the share of pins in `max_bytes` is used."""

@@ -175,7 +175,7 @@ class Store:
             if not self._held.is_held(blob):
                 return
             try:
-                self._held.remember(blob, content)
+                self._held.remembered.add(blob, content)
             except StoreBrokenError as error:
                 self.drop(blob, str(error))
                 raise

@@ -83,10 +83,11 @@ class Joining:
             state.send((host,), InlineBlob(message.digest, data))
             self._seeders.complete(swarm, member)
             return
-        divided, host.beside_bytes = message.piece_length, message.beside_bytes
+        divided = message.piece_length
         if message.size_bytes is not None:
             divided = divided or (0 if host.divides else piece_length(message.size_bytes))
-            self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED, divided)
+            proposed = divided or self._lengths.best_division(message.size_bytes, message.beside_bytes)
+            self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED, proposed)
             if member.state is MemberState.GONE:
                 state.send((host,), Failed(message.digest, 0, "the other hosts say that this blob has another length"))
                 return

@@ -71,7 +71,7 @@ class Lengths:
     def claim(self, swarm: Swarm, host: Host, size_bytes: int, source: LengthSource, piece_bytes: int) -> None:
         """Record a host's report of the blob's length. The host may have left the swarm afterwards.
 
-        `piece_bytes` is the length of its pieces; 0: it divides the blob as the swarm does.
+        `piece_bytes` is the length of the host's pieces, or of those that the blob should have if the host has none.
 
         Raises ProtocolError if the blob's pieces would take more memory than the host may have.
         """
@@ -90,6 +90,23 @@ class Lengths:
                 self._believe(swarm, host, believed, piece_bytes if believed == size_bytes else piece_length(believed))
         elif size_bytes != swarm.size_bytes:
             self._contradict(swarm, host, size_bytes)
+
+    def best_division(self, size_bytes: int, beside_bytes: int) -> int:
+        """The length of the pieces that a blob of this length should have (rules 5 and 6).
+
+        The host that wants the blob says that it wants `beside_bytes` of other blobs.
+        """
+        settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
+        if hosts < settings.large_swarm and self._state.lengthening == hosts:
+            together_bytes = min(size_bytes + beside_bytes, MAX_BLOB_BYTES)
+            return min(piece_length(together_bytes), longest_piece_length(size_bytes))
+        if not settings.large_swarm <= hosts <= settings.vast_swarm or self._state.dividing < hosts:
+            return length
+        blob_s = size_bytes / self._state.piece_bytes_per_s
+        best_count = math.sqrt(math.log2(hosts) * blob_s / settings.piece_cost_s)
+        while length // 2 >= MIN_SWARM_PIECE_BYTES and math.sqrt(2) * piece_count(size_bytes, length) < best_count:
+            length //= 2  # the power of two with the nearest ratio, as usual
+        return length
 
     def _hear(self, swarm: Swarm, host: Host, size_bytes: int, piece_bytes: int) -> None:
         if swarm.size_bytes is None and not swarm.size_disputed:
@@ -110,32 +127,11 @@ class Lengths:
             swarm.size_disputed = False
             self._believe(swarm, host, size_bytes, piece_length(size_bytes))
 
-    def _division(self, swarm: Swarm, host: Host, size_bytes: int, piece_bytes: int) -> int:
-        """The length of the pieces of a blob of this length, which this host has said (rule 4)."""
-        if swarm.divided[0] == size_bytes:
-            return swarm.divided[1]
-        if len(swarm.wanting) or swarm.leases:
-            return piece_length(size_bytes)
-        if piece_bytes:
-            return piece_bytes
-        return self._chosen(size_bytes, host.beside_bytes)
-
-    def _chosen(self, size_bytes: int, beside_bytes: int) -> int:
-        """The length of the pieces of a blob that nobody has divided yet (rules 5 and 6)."""
-        settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
-        if hosts < settings.large_swarm and self._state.lengthening == hosts:
-            together_bytes = min(size_bytes + beside_bytes, MAX_BLOB_BYTES)
-            return min(piece_length(together_bytes), longest_piece_length(size_bytes))
-        if not settings.large_swarm <= hosts <= settings.vast_swarm or self._state.dividing < hosts:
-            return length
-        blob_s = size_bytes / self._state.piece_bytes_per_s
-        best_count = math.sqrt(math.log2(hosts) * blob_s / settings.piece_cost_s)
-        while length // 2 >= MIN_SWARM_PIECE_BYTES and math.sqrt(2) * piece_count(size_bytes, length) < best_count:
-            length //= 2  # the power of two with the nearest ratio, as usual
-        return length
-
     def _believe(self, swarm: Swarm, host: Host, size_bytes: int, piece_bytes: int) -> None:
-        piece_bytes = self._division(swarm, host, size_bytes, piece_bytes)
+        if swarm.divided[0] == size_bytes:  # rule 4
+            piece_bytes = swarm.divided[1]
+        elif len(swarm.wanting) or swarm.leases:
+            piece_bytes = piece_length(size_bytes)
         if not self._state.charge(swarm, host, bitmap_bytes(piece_count(size_bytes, piece_bytes))):
             raise ProtocolError("this host says more than the scheduler keeps for one")
         waiting = [member for member in swarm.members.values() if member.state is MemberState.JOINING]

@@ -86,8 +86,6 @@ class Host:
     """Whether the host divides blobs as `Joined.piece_length` says."""
     lengthens: bool = False
     """Whether it does so too if that is longer than usual."""
-    beside_bytes: int = 0
-    """The bytes of the other blobs that the host wanted when it last joined a swarm, as it says."""
     members: dict[bytes, Member] = field(default_factory=dict)
     proven: bool = False
     """Whether the host has brought anything of what it was given leases for."""

@@ -10,7 +10,7 @@ import pytest
 from peer.errors import StoreBrokenError
 from peer.store import Store
 from peer.store.check import AGAIN_S, FRESH_S, Check, Signature
-from peer.store.held_blobs import MAX_REMEMBERED_BYTES
+from peer.store.remembered import MAX_REMEMBERED_BYTES
 from tests.peer.download_fixtures import CONTENT, DIGEST
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import files_of, flip, hold
