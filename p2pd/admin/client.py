@@ -4,6 +4,7 @@ Rules:
 1. Every call ends within a bound.
 2. What needs the daemon's secret (`p2pd.admin.secret`) shows it. Without a `directory` there is no secret to show.
 3. Errors are P2pdErrors, and say what to do.
+4. The store, and what else imports it, is imported by the calls that need it: it is half of the time of `p2pd status`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
-from p2pd.admin.images import CachedImage
-from p2pd.admin.secret import NoSecretError, authorization, is_on_this_machine, read_secret
-from p2pd.config.changes import Change, Reloaded
 from p2pd.config.values import ConfigError
 from peer.errors import BlobInUseError, P2pdError
-from peer.store import BlobInfo, VerifyReport
 
 if TYPE_CHECKING:
+    from p2pd.admin.images import CachedImage
+    from p2pd.config.changes import Change, Reloaded
     from p2pd.config.values import Address
+    from peer.store import BlobInfo, VerifyReport
 
 T = TypeVar("T")
 
@@ -84,10 +84,14 @@ class AdminClient:
 
     def blobs(self) -> list[BlobInfo]:
         """All blobs that the cache holds whole or in part."""
+        from peer.store import BlobInfo
+
         return self._ask("GET", "/cache", lambda rows: [BlobInfo(**row) for row in rows])
 
     def images(self) -> list[CachedImage]:
         """The images that are held, by name."""
+        from p2pd.admin.images import CachedImage
+
         return self._ask("GET", "/cache/images", lambda rows: [CachedImage(**row) for row in rows])
 
     def remove(self, digest: str) -> bool:
@@ -110,6 +114,8 @@ class AdminClient:
 
     def verify(self) -> VerifyReport:
         """Read and hash the whole cache."""
+        from peer.store import VerifyReport
+
         return self._ask(
             "POST",
             "/cache/verify",
@@ -123,6 +129,8 @@ class AdminClient:
 
     def reload(self) -> Reloaded:
         """Have the daemon read its settings again. Raises ConfigError; then all is as it was."""
+        from p2pd.config.changes import Reloaded
+
         return self._ask(
             "POST",
             "/reload",
@@ -213,7 +221,7 @@ class AdminClient:
             ) from None
         try:
             connection.sock.settimeout(timeout_s)
-            headers = {} if path in _OPEN else {"Authorization": authorization(self._secret(connection.sock))}
+            headers = {} if path in _OPEN else {"Authorization": self._authorization(connection.sock)}
             content = None if body is None else json.dumps(body)
             connection.request(method, path, content, {**headers, **(more or {})})
             response = connection.getresponse()
@@ -225,7 +233,14 @@ class AdminClient:
         finally:
             connection.close()
 
+    def _authorization(self, connected: socket.socket) -> str:
+        from p2pd.admin.secret import authorization
+
+        return authorization(self._secret(connected))
+
     def _secret(self, connected: socket.socket) -> str:
+        from p2pd.admin.secret import NoSecretError, is_on_this_machine, read_secret
+
         if not is_on_this_machine(connected.getpeername()[0], connected.getsockname()[0]):
             raise NoSecretError(
                 f"{self._address} is another machine, and the daemon's secret does not go over the network: run this on"
@@ -237,6 +252,8 @@ class AdminClient:
 
 
 def _changes(rows: list[dict[str, str | None]]) -> tuple[Change, ...]:
+    from p2pd.config.changes import Change
+
     return tuple(Change(str(row["what"]), row["before"], row["after"]) for row in rows)
 
 

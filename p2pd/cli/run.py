@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from p2pd.cli.loading import loading
 from p2pd.cli.options import Daemon, with_sources
 from p2pd.daemon import logs
 from p2pd.daemon.aiohttp_import import import_aiohttp
@@ -24,7 +25,8 @@ def run(sources: Sources) -> None:
     """
     loaded = sources.read()
     logs.setup(loaded.settings.log_level, loaded.settings.log_format)
-    import_aiohttp()
-    from p2pd.daemon.node import run as run_daemon
+    with loading():
+        import_aiohttp()
+        from p2pd.daemon.node import run as run_daemon
 
     run_daemon(sources, loaded)

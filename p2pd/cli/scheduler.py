@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from p2pd.cli.loading import loading
 from p2pd.cli.options import REDIS, SCHEDULER_ADMIN, SCHEDULER_DATA, Daemon, with_sources
 from p2pd.daemon import logs
 from p2pd.daemon.aiohttp_import import import_aiohttp
@@ -54,7 +55,8 @@ def scheduler(sources: Sources) -> None:
     """
     loaded = sources.read()
     logs.setup(loaded.settings.log_level, loaded.settings.log_format)
-    import_aiohttp()
-    from p2pd.daemon.scheduler import run as run_scheduler
+    with loading():
+        import_aiohttp()
+        from p2pd.daemon.scheduler import run as run_scheduler
 
     run_scheduler(sources, loaded)

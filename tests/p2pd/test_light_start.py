@@ -1,4 +1,5 @@
-"""What a daemon does not load: the parts that only other nodes need, and what aiohttp has for others."""
+"""What a daemon does not load: the parts that only other nodes need, and what aiohttp has for others. And how the
+rest is loaded."""
 
 from __future__ import annotations
 
@@ -66,3 +67,18 @@ def test_both_daemons_import_aiohttp_so(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.stderr.splitlines()[-1] == "before"
+
+
+@pytest.mark.parametrize(("command", "daemon"), [("run", "node"), ("scheduler", "scheduler")])
+def test_garbage_is_hardly_looked_for_while_a_daemon_is_loaded(command: str, daemon: str) -> None:
+    code = (
+        "import gc, sys, p2pd.cli.app, p2pd.cli.run, p2pd.cli.scheduler\n"
+        f"module, young = sys.modules['p2pd.cli.{command}'], gc.get_threshold()[0]\n"
+        "def load():\n"
+        f"    import p2pd.daemon.{daemon} as daemon\n"
+        "    print(gc.get_threshold()[0] > 10 * young)\n"
+        "    daemon.run = lambda *_: print(gc.get_threshold()[0] == young, gc.get_freeze_count() > 10 * young)\n"
+        "module.import_aiohttp = load\n"
+        f"module.{command}.main([])\n"
+    )
+    assert run(code) == "True\nTrue True"
