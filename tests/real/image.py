@@ -6,14 +6,12 @@ Like most images on Docker Hub it is an index; only the manifest for this machin
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import io
 import json
 import os
 import random
-import shutil
 import subprocess
 import sysconfig
 import tarfile
@@ -27,7 +25,7 @@ from peer.oci.descriptor import Descriptor
 from peer.oci.documents import CONFIG_TYPE, GZIP_LAYER_TYPE, as_json, image_config, image_index, image_manifest
 from peer.oci.manifest import OCI_IMAGE, OCI_INDEX, parse_manifest
 from tests.real.packages import PATH
-from tests.real.paths import cache_directory, new_directory, remove
+from tests.real.paths import kept, new_directory
 
 REPOSITORY: Final = "library/app"
 TAG: Final = "1"
@@ -86,20 +84,7 @@ class Image:
 
 def real_image() -> Image:
     """The image, from the cache or made now (half a minute). Raises CalledProcessError when debootstrap fails."""
-    cache = cache_directory()
-    layout = cache / _EDITION
-    with (cache / "image.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if layout.exists() and not _whole(layout):
-            shutil.rmtree(layout)
-        if not layout.exists():
-            workshop = new_directory(cache)
-            try:
-                _build(workshop / "layout", workshop)
-                (workshop / "layout").rename(layout)
-            finally:
-                remove(workshop)
-    return _read(layout)
+    return _read(kept(_EDITION, _build, _whole))
 
 
 def _whole(layout: Path) -> bool:
@@ -127,8 +112,8 @@ def small_image(directory: Path, content: bytes) -> Image:
     return _read(layout)
 
 
-def _build(directory: Path, workshop: Path) -> None:
-    """Write the layout; everything temporary goes to `workshop`."""
+def _build(workshop: Path) -> Path:
+    """Write the layout, and everything temporary, below `workshop`."""
     archives = [
         _base_system(workshop),
         _python_library(workshop / "python.tar"),
@@ -136,7 +121,9 @@ def _build(directory: Path, workshop: Path) -> None:
         _one_file(workshop / "settings.tar", "etc/app.conf", b"greeting = hello\n"),
     ]
     architecture = _debian_architecture()
-    _write_image(directory, archives, [architecture, "s390x" if architecture != "s390x" else "amd64"])
+    layout = workshop / "layout"
+    _write_image(layout, archives, [architecture, "s390x" if architecture != "s390x" else "amd64"])
+    return layout
 
 
 def _write_image(directory: Path, archives: Sequence[Path], architectures: Sequence[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -25,6 +27,25 @@ def cache_directory() -> Path:
     if directory.stat().st_uid != os.geteuid():
         raise PermissionError(f"{directory} belongs to another user: remove it, or set XDG_CACHE_HOME")
     return directory
+
+
+def kept(name: str, make: Callable[[Path], Path], usable: Callable[[Path], bool] = Path.exists) -> Path:
+    """A file or directory of the cache, or the one that `make` returns if none is usable.
+
+    `make` gets an empty directory. One process makes it, and others wait meanwhile.
+    """
+    place = cache_directory() / name
+    with place.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if place.is_dir() and not usable(place):
+            shutil.rmtree(place)
+        if not place.exists():
+            workshop = new_directory(place.parent)
+            try:
+                make(workshop).rename(place)
+            finally:
+                remove(workshop)
+    return place
 
 
 def remove(directory: Path) -> None:

@@ -10,11 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tests.real.packages import PATH
 from tests.real.podman import Podman
 from tests.real.programs import Program, ProgramError, run
 
-_LEFT_OUT: Final = ("var/cache/apt/*", "var/lib/apt/lists/*")
 _BUILT_WITHIN_S: Final = 900
 _HARDENED: Final = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 
@@ -24,15 +22,10 @@ class Images(Podman):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "")
-        self._directory = directory
 
-    def add_base(self, name: str, root: Path) -> None:
-        """An image of the files below a directory, which is there only for the time of the call."""
-        archive = self._directory / "base.tar"
-        left_out = [f"--exclude=./{path}" for path in _LEFT_OUT]
-        run(["tar", "--create", f"--file={archive}", f"--directory={root}", *left_out, "."], {"PATH": PATH})
+    def add_base(self, name: str, archive: Path) -> None:
+        """An image of the files in an archive."""
         self._run("import", "--quiet", str(archive), name)
-        archive.unlink()
 
     def build(self, name: str, dockerfile: Path, context: Path, arguments: Mapping[str, str], wheels: Path) -> None:
         """Build it with `wheels` at /wheels. The ignored files are in DOCKERFILE.dockerignore, as for docker."""

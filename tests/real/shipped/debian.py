@@ -17,6 +17,7 @@ from typing import Final
 from tests.real.packages import PATH
 from tests.real.programs import Program, ProgramError, run
 
+_LEFT_OUT: Final = ("var/cache/apt/*", "var/lib/apt/lists/*")
 _SYSTEMD: Final = ("systemd", "dbus")
 _INSTALLED_WITHIN_S: Final = 900
 _UNFORWARDED: Final = Path("/run/systemd/nspawn/propagate")
@@ -30,7 +31,13 @@ class Debian:
 
     def __init__(self, root: Path, archive: Path) -> None:
         self.root = root
-        run(["tar", "--extract", "--gzip", f"--file={archive}", f"--directory={root}"], {"PATH": PATH})
+        run(["tar", "--extract", f"--file={archive}", f"--directory={root}"], {"PATH": PATH})
+
+    def pack(self, archive: Path) -> None:
+        """Write its files to an archive, without what apt-get gets again."""
+        without = [f"--exclude=./{path}" for path in _LEFT_OUT]
+        how = ["--create", "--numeric-owner", f"--file={archive}", f"--directory={self.root}", *without]
+        run(["tar", *how, "."], {"PATH": PATH})
 
     def run(self, *command: str, mounts: Mapping[Path, str] | None = None, **variables: str) -> str:
         """Run a command and return what it prints. `mounts` are directories by their paths in it."""
@@ -64,7 +71,7 @@ class Machine:
 
     def run(self, *args: str) -> str:
         """Run a command to its end. Raises ProgramError if it fails."""
-        return run(self.command(*args), {"PATH": PATH})
+        return run(self.command(*args), {"PATH": PATH}, _INSTALLED_WITHIN_S)
 
     def put(self, file: Path) -> str:
         """Copy a file into it; returns its path there."""

@@ -27,14 +27,15 @@ PORTS: Final = tuple(f"127.0.0.1:{free_port()}" for _ in range(2))
 
 
 @pytest.fixture(scope="module")
-def built(images: Images, wheels: Path) -> str:
+def built(wheels: Path, images: Images) -> str:
+    """The wheels come first: meanwhile `test_installed.py` makes the base."""
     arguments = {"BASE": BASE, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
     images.build(NAME, ROOT / "docker" / "Dockerfile", ROOT, arguments, wheels)
     return NAME
 
 
 @pytest.fixture
-def container(images: Images, built: str, place: Path, registry: Registry) -> Iterator[Container]:
+def container(built: str, images: Images, place: Path, registry: Registry) -> Iterator[Container]:
     mirror, admin = PORTS
     variables = {"P2PD_MIRROR": mirror, "P2PD_ADMIN": admin, "P2PD_UPSTREAM": f"docker.io={registry.url}"}
     with ExitStack() as stack:

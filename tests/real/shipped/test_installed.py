@@ -67,7 +67,7 @@ def before(place: Path, machine: Machine, shipped: Shipped) -> str:
     for package in PACKAGES:
         shutil.rmtree(site_packages / package)
         shutil.copytree(place / "released" / package, site_packages / package)
-    machine.run("python3", "-m", "compileall", "-q", f"{root}/{SITE_PACKAGES}")
+    machine.run("python3", "-m", "compileall", "-q", *(f"{root}/{SITE_PACKAGES}/{package}" for package in PACKAGES))
     machine.run("sed", "-i", f"s/^Version: .*/Version: {BEFORE}/", f"{root}/DEBIAN/control")
     machine.run("dpkg-deb", "-Znone", "--root-owner-group", "--build", root, f"{root}.deb")
     return f"{root}.deb"
