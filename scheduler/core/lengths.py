@@ -17,8 +17,7 @@ Rules:
 5. A swarm of N hosts doubles the holders of a piece log2 N times before all have it, and each of these rounds takes as
    long as a piece. So the best length is that of `scheduler.protocol.geometry.piece_length`, with the hosts and the
    links that there are: a large swarm has half the usual length or less if its links are slow or its pieces are few.
-   In a small one each piece costs more than it gives: news, requests and wake-ups (docs/decisions, 0044 and 0046). In
-   a vast one, too.
+   In a small one each piece costs more than it gives: news, requests and wake-ups (docs/decisions, 0044 and 0046).
 6. A client pulls several blobs at a time, and each swarm hides what the ramp of another costs: what counts is how many
    pieces its host lacks of all of them. So a short blob that a host wants beside others has the pieces of a blob of the
    length of all, twice its usual ones at most: as many bytes in half the requests. A blob by itself has the usual ones,
@@ -100,7 +99,7 @@ class Lengths:
         if hosts < settings.large_swarm and self._state.lengthening == hosts:
             together_bytes = min(size_bytes + beside_bytes, MAX_BLOB_BYTES)
             return min(piece_length(together_bytes), longest_piece_length(size_bytes))
-        if not settings.large_swarm <= hosts <= settings.vast_swarm or self._state.dividing < hosts:
+        if hosts < settings.large_swarm or self._state.dividing < hosts:
             return length
         blob_s = size_bytes / self._state.piece_bytes_per_s
         best_count = math.sqrt(math.log2(hosts) * blob_s / settings.piece_cost_s)

@@ -46,8 +46,6 @@ class SchedulerSettings:
     """What each piece costs a large swarm besides its bytes (`scheduler.core.lengths`, rule 5)."""
     large_swarm: int = 64
     """Hosts from which on a swarm may have shorter pieces than the usual ones."""
-    vast_swarm: int = 4_000
-    """More hosts than these have the usual pieces: so much more news delays all (docs/decisions, 0046)."""
     answer_s: float = 1.25
     """How long the host of a lease whose time is over may take to answer a ping. A host that is merely busy answers
     within that, as a scheduler does (`peer.net.silence`)."""

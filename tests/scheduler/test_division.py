@@ -127,9 +127,9 @@ def test_a_large_swarm_has_shorter_pieces() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [SMALL, replace(LARGE, large_swarm=3), replace(LARGE, vast_swarm=1), replace(LARGE, piece_cost_s=0.002)],
+    [SMALL, replace(LARGE, large_swarm=3), replace(LARGE, piece_cost_s=0.002)],
 )
-def test_a_small_swarm_a_vast_one_and_one_with_enough_pieces_have_the_usual_ones(settings: SchedulerSettings) -> None:
+def test_a_small_swarm_and_one_with_enough_pieces_have_the_usual_ones(settings: SchedulerSettings) -> None:
     assert divided(Cluster(settings, "a", "b").says("a", JOIN)) == 0
 
 
@@ -277,7 +277,7 @@ class TestABlobBesideOthers:
         join = replace(JOIN, beside_bytes=100 * SIZE)
         assert divided(Cluster(settings, "a", "b").says("a", join)) == length
 
-    @pytest.mark.parametrize("settings", [LARGE, replace(LARGE, piece_cost_s=1e-9), replace(LARGE, vast_swarm=1)])
+    @pytest.mark.parametrize("settings", [LARGE, replace(LARGE, piece_cost_s=1e-9)])
     def test_has_the_usual_ones_in_a_large_swarm(self, settings: SchedulerSettings) -> None:
         assert divided(Cluster(settings, "a", "b").says("a", BESIDE)) == 0
 
