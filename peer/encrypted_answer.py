@@ -1,8 +1,8 @@
 """A piece that comes encrypted outside of TLS: received and decrypted, in a worker thread.
 
 As many records are received at a time as there is room for: to wake the thread up for each costs more than to decrypt
-it. They are received at the end of the buffer, and decrypted into its beginning. A record is decrypted to where nothing
-is that was received and not yet decrypted.
+it. They are received at the end of the buffer, and decrypted into its beginning. A record that is decrypted never
+overwrites one that is not decrypted yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ MIN_RECORD_BYTES: Final = 4096
 
 
 def spare_bytes(size_bytes: int) -> int:
-    """What a buffer has beside a piece, for all of its records at one go, the first one behind where it goes."""
+    """How much longer than the piece a buffer has to be, if all records are to be received at once.
+
+    The first record then begins after the bytes that it is decrypted into.
+    """
     return encoded_bytes(size_bytes, 0) - size_bytes + RECORD_BYTES
 
 

@@ -105,8 +105,8 @@ class Download:
     links: LinkBook
     numbers: Iterator[int]
     lanes: OriginLanes
-    beside: Callable[[bytes], int]
-    """The bytes of all blobs on their way to this host beside one."""
+    beside_bytes: Callable[[bytes], int]
+    """The length of all blobs on their way to this host beside one, by its digest."""
     manifest_size_bytes: int | None = None
     """The blob's length as a manifest, or the origin's answer to HEAD, said."""
     phase: Phase = Phase.RECOVERING
@@ -145,7 +145,7 @@ class Download:
             self.picker,
             self.session,
             self.numbers,
-            self.beside,
+            self.beside_bytes,
             settings.scheduler_timeout_s,
             settings.progress_s,
         )

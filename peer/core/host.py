@@ -307,7 +307,7 @@ class HostMachine:
             self.links,
             self._numbers,
             self.lanes,
-            self._beside,
+            self._beside_bytes,
             event.size_bytes,
         )
         taken_back = self._leave(digest) if lost else []
@@ -316,7 +316,7 @@ class HostMachine:
             taken_back += self._hide(digest)
         return [*taken_back, *self._make_room(session), Recover(digest), *self._feed(digest, event, now)]
 
-    def _beside(self, digest: bytes) -> int:
+    def _beside_bytes(self, digest: bytes) -> int:
         """The bytes of all other blobs on their way of which others may know, as far as their lengths were told."""
         others = (each for each in self.downloads.values() if each.digest != digest and each.digest not in self.private)
         return sum(each.manifest_size_bytes or 0 for each in others)

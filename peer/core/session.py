@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import Final
 
 from peer.core.announced import Announced
-from scheduler.protocol.geometry import piece_length
+from scheduler.protocol.geometry import knows_pieces
 
 STEADY_S: Final = 3.0
 """A connection that ends before that was of no use, and the next one has to last for so long."""
@@ -123,9 +123,7 @@ class SchedulerSession:
 
     def knows_pieces(self, size_bytes: int, told_length: int) -> bool:
         """Whether the scheduler knows of pieces of this length (0: the usual one) of a blob."""
-        if not told_length:
-            return True
-        return self.divides if told_length < piece_length(size_bytes) else self.lengthens
+        return knows_pieces(size_bytes, told_length, divides=self.divides, lengthens=self.lengthens)
 
     def lost(self, now: float, *, stops: bool = False) -> None:
         """There is none; one is looked for from now on. `stops`: the scheduler has said that it will not be back."""

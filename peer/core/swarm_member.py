@@ -69,7 +69,7 @@ class SwarmMember:
     picker: PiecePicker
     session: SchedulerSession
     numbers: Iterator[int]
-    beside: Callable[[bytes], int]
+    beside_bytes: Callable[[bytes], int]
     scheduler_timeout_s: float
     progress_s: float
     membership: Membership = field(init=False)
@@ -142,7 +142,7 @@ class SwarmMember:
             if self.pieces.count:
                 join = replace(join, piece_length=self.pieces.piece_length)
             else:
-                join = replace(join, beside_bytes=self.beside(self.digest))
+                join = replace(join, beside_bytes=self.beside_bytes(self.digest))
         if self.moved:
             join = replace(join, fetching=bitfield(self.publisher.leases.carried))
         holding = self.publisher.reports.holding(self.size_bytes)

@@ -98,9 +98,9 @@ class HttpConnection(RequestHandler):
         return self._refusal(status, reason)
 
     def _answer(self, handler: Handler, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        return handler(request) if request.raw_path else self._refuse_what_is_none()
+        return handler(request) if request.raw_path else self._refuse_malformed()
 
-    async def _refuse_what_is_none(self) -> web.StreamResponse:
+    async def _refuse_malformed(self) -> web.StreamResponse:
         return self._refusal(400, "this is no request")
 
     def _refusal(self, status: int, reason: str) -> web.Response:

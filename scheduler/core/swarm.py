@@ -26,7 +26,7 @@ from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.story import Story
 from scheduler.protocol.fields import MAX_INLINE_BYTES
-from scheduler.protocol.geometry import piece_count, piece_length, told_piece_length
+from scheduler.protocol.geometry import knows_pieces, piece_count, piece_length, told_piece_length
 from scheduler.protocol.to_host import DigestRun
 
 SPARE_SOURCES: Final = 16
@@ -124,9 +124,9 @@ class Swarm:
         self.orphans = 0
         """Pieces whose digests are believed and that no member is known to hold."""
         self.attempts = 0
+        """Failed leases since a lease last brought a piece."""
         self.silences = 0
         """Leases that expired since one brought a piece in the usual time."""
-        """Failed leases since a lease last brought a piece."""
         self.last_status = 0
         self.gives_up_at: float | None = None
         """The time until which the swarm waits for a host that can resolve a doubt."""
@@ -281,10 +281,8 @@ class Swarm:
 
     def has_pieces_for(self, host: Host) -> bool:
         """Whether the host knows of pieces of the swarm's length."""
-        if not self.told_piece_length():
-            return True
-        assert self.size_bytes is not None
-        return host.divides if self.piece_bytes < piece_length(self.size_bytes) else host.lengthens
+        told_length = self.told_piece_length()
+        return knows_pieces(self.size_bytes or 0, told_length, divides=host.divides, lengthens=host.lengthens)
 
     def need(self, first: int, stop: int, *, divided: bool) -> None:
         """Clients wait for these pieces, of the usual length or (`divided`) of the swarm's."""

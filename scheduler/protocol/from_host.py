@@ -141,8 +141,8 @@ class Join:
     the feature `piece-length`. Where the swarm has divided the blob otherwise, the answer is OriginRefused.
     `fetching`: pieces that the host was leased at the scheduler before, and that are on their way from the origin. A
     scheduler that knows the field leases them to the host again.
-    `beside_bytes`: so long are the other blobs, in all, that the host wants at this time, at whichever scheduler. It is
-    told of blobs that may have other pieces than the usual ones, and that the host has not divided.
+    `beside_bytes`: the length of all other blobs together that the host wants at this time, at any scheduler. It is
+    said if the blob may have other pieces than the usual ones, and the host has not divided it.
     """
 
     digest: f.Digest

@@ -74,6 +74,16 @@ def told_piece_length(size_bytes: int, length: int) -> int:
     return 0 if length == piece_length(size_bytes) else length
 
 
+def knows_pieces(size_bytes: int, told_length: int, *, divides: bool, lengthens: bool) -> bool:
+    """Whether a host or a scheduler knows of pieces of this length (0: the usual one) of a blob.
+
+    It has the feature `piece-length` if it `divides`, and `long-pieces` if it `lengthens`.
+    """
+    if not told_length:
+        return True
+    return divides if told_length < piece_length(size_bytes) else lengthens
+
+
 def said_piece_length(size_bytes: int, said: int) -> int:
     """The length in bytes of the pieces of a blob of which a message says `said`: 0 is the usual length.
 

@@ -69,7 +69,7 @@ class Runner:
             await (self._end_standing(record, known) if over else self._give_back(record, lost))
         elif now >= record.ends:
             targets = await self._calls.call(self._store.targets, record.id)
-            await self._end(record, known, targets, LATE_JOB, close(targets, TargetCause.FAIL))
+            await self._end(record, known, targets, LATE_JOB, end_open(targets, TargetCause.FAIL))
         elif record.state is JobState.PENDING:
             if now >= self._calls.hours(record)[0]:
                 await self._begin(shares, known)
@@ -113,7 +113,7 @@ class Runner:
 
     async def _end_standing(self, record: JobRecord, known: LiveList) -> None:
         targets = await self._calls.call(self._store.targets, record.id)
-        late = close(targets, TargetCause.FAIL)
+        late = end_open(targets, TargetCause.FAIL)
         await self._calls.call(self._store.end_standing, record, known.epoch, late)
 
     async def _give_back(self, record: JobRecord, lost: Mapping[str, str]) -> None:
@@ -136,7 +136,7 @@ class Runner:
         return await self._calls.call(decide, state, reason, finished, targets, stands=stands)
 
 
-def close(targets: Iterable[Target], cause: TargetCause) -> list[Target]:
+def end_open(targets: Iterable[Target], cause: TargetCause) -> list[Target]:
     """End what is open of a preheat that ends. Returns the hosts that were open, as they are now."""
     still_open = [each for each in targets if each.is_open]
     for target in still_open:

@@ -24,7 +24,7 @@ from scheduler.core.scheduler import Scheduler
 from scheduler.shared.live_list import Turn
 from scheduler.shared.preheat_calls import PreheatCalls
 from scheduler.shared.preheat_part import Part
-from scheduler.shared.preheat_runner import SETTLE_S, Runner, close
+from scheduler.shared.preheat_runner import SETTLE_S, Runner, end_open
 from scheduler.shared.redis_preheats import Look, RedisPreheats
 
 log = structlog.get_logger("scheduler.preheating")
@@ -89,7 +89,7 @@ class SharedPreheating:
         if view is None or (view.record.newcomers_until is None and not view.record.is_open):
             return view
         await self._look()
-        closed = close(view.targets, TargetCause.CANCEL)
+        closed = end_open(view.targets, TargetCause.CANCEL)
         await self._calls.call(self._store.end, name, JobState.CANCELLED, CANCELLED, self._calls.now(), closed)
         self._wake.set()
         return await self.job(name)
