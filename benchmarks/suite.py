@@ -2,8 +2,7 @@
 
 Rules:
 1. Benchmarks of real processes run first, one after the other, alone on the machine. The last is the cluster: while its
-   comparisons wait for their links, and `background` after them for its line, the simulations run on all cores, the
-   longest first.
+   comparisons wait for their links, the simulations run on all cores, the longest first.
 2. A missed bar is a result. A figure that could not be measured is in the report with the reason, and makes the exit
    code 1.
 3. Every row names the command that gives the row by itself.
@@ -68,11 +67,10 @@ ALONE: Final = (
     ("preheat",),
     ("preheat", "--origin-rate", "250mbit", "--only", "pull_during_preheat"),
     ("adopt",),
+    ("background",),
 )
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
 COMPARES: Final = "speedup_vs_registry"
-BESIDE: Final = (("background",),)
-"""What a line of 50 Mbit/s is the limit of, and not the processors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +281,6 @@ def measure(directory: Path, *, largest: bool) -> dict[str, Any]:
                 run: pool.submit(simulate, run) for run in runs(largest=largest)
             }
             reports.append(process.report())
-            reports += [report_of(words, log) for words in BESIDE]
             for run, future in pending.items():
                 try:
                     results[run] = future.result()
@@ -314,7 +311,7 @@ def markdown(report: Mapping[str, Any], took_s: float) -> str:
         lines.append(f"| {row['figure']} | {row['value']:g} | {row['bar'] or ''}{missed} | `{row['command']}` |")
     lines += [f"\nNot measured: {name}: {why}" for name, why in report["failures"].items()]
     took = (f"`{part}` {seconds:.0f} s" for part, seconds in report["took_s"].items())
-    lines += ["", f"Time: {', '.join(took)} (the simulations beside the end of the last cluster, and `background`)."]
+    lines += ["", f"Time: {', '.join(took)} (the simulations beside the end of the last cluster)."]
     return "\n".join(lines) + "\n"
 
 

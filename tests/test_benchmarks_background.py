@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from benchmarks import __main__
 from benchmarks.background import command as background
-from benchmarks.suite import BESIDE
+from benchmarks.suite import ALONE
 
 
 def test_the_suite_plays_both_transports_on_a_thin_line() -> None:
-    words = next(words for words in BESIDE if words[0] == "background")
+    words = next(words for words in ALONE if words[0] == "background")
     options = __main__.parser().parse_args(words)
     with background.open_testbed(options) as bed:
         assert bed.runs == options.runs == 1

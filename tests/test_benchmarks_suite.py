@@ -15,7 +15,6 @@ from benchmarks.plots import PLOTS, draw
 from benchmarks.report import Bar
 from benchmarks.suite import (
     ALONE,
-    BESIDE,
     CLUSTER,
     LARGEST,
     SCENARIO_NODES,
@@ -85,7 +84,7 @@ class TestWhatIsRun:
 
 class TestRealProcesses:
     def test_every_benchmark_is_a_command_that_there_is(self) -> None:
-        for words in (*ALONE, CLUSTER, *BESIDE):
+        for words in (*ALONE, CLUSTER):
             options = __main__.parser().parse_args(words)
             assert options.command.name == words[0]
 
