@@ -96,10 +96,12 @@ class Lengths:
         The host that wants the blob says that it wants `beside_bytes` of other blobs.
         """
         settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
-        if hosts < settings.large_swarm and self._state.lengthening == hosts:
+        if hosts < settings.large_swarm:
+            if self._state.lengthening < hosts:
+                return length
             together_bytes = min(size_bytes + beside_bytes, MAX_BLOB_BYTES)
             return min(piece_length(together_bytes), longest_piece_length(size_bytes))
-        if hosts < settings.large_swarm or self._state.dividing < hosts:
+        if self._state.dividing < hosts:
             return length
         blob_s = size_bytes / self._state.piece_bytes_per_s
         best_count = math.sqrt(math.log2(hosts) * blob_s / settings.piece_cost_s)

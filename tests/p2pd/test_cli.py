@@ -44,17 +44,6 @@ def test_help_names_every_command_and_imports_none() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["status", "version"])
-def test_what_asks_for_the_status_imports_no_store_and_no_log(command: str) -> None:
-    code = (
-        "import sys; from p2pd.cli.app import app\n"
-        f"try: app(['{command}', '--admin', '127.0.0.1:1'])\n"
-        "except SystemExit: assert 'p2pd.admin.client' in sys.modules\n"
-        "sys.exit(len({'peer.store', 'structlog', 'asyncio', 'rich'} & {*sys.modules}))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0
-
-
 def test_help_fills_the_terminal() -> None:
     wide = CliRunner().invoke(app, ["run", "--help"], terminal_width=118, env={"P2PD_CONFIG": None}).stdout
     assert 100 < max(map(len, wide.splitlines())) <= 118

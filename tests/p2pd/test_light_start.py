@@ -1,4 +1,4 @@
-"""What a daemon does not load: the parts that only other nodes need, and what aiohttp has for others. And how the
+"""What a process of p2pd does not load: the parts that only others need, and what aiohttp has for others. And how the
 rest is loaded."""
 
 from __future__ import annotations
@@ -82,3 +82,16 @@ def test_garbage_is_hardly_looked_for_while_a_daemon_is_loaded(command: str, dae
         f"module.{command}.main([])\n"
     )
     assert run(code) == "True\nTrue True"
+
+
+@pytest.mark.parametrize("command", ["status", "version"])
+def test_what_asks_for_the_status_imports_no_store_and_no_log(command: str) -> None:
+    code = (
+        "import sys; from p2pd.cli.app import app\n"
+        f"try: app(['{command}', '--admin', '127.0.0.1:1'])\n"
+        "except SystemExit: pass\n"
+        "print('modules:', *sys.modules)\n"
+    )
+    loaded = run(code).rpartition("modules:")[2].split()
+    assert "p2pd.admin.client" in loaded
+    assert not {"peer.store", "structlog", "asyncio", "rich"} & {*loaded}
