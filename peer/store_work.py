@@ -155,7 +155,7 @@ class StoreWork:
         raw = blob.digest.raw
         try:
             if blob.size_bytes > MAX_INLINE_BYTES:
-                return events.DigestsRead(raw, blob.recorded_digests(), piece_length=blob.header.told_piece_length)
+                return events.DigestsRead(raw, blob.record.digests(), piece_length=blob.header.told_piece_length)
             if not blob.is_checked(0, blob.size_bytes):
                 blob.check(0, blob.size_bytes)
             return events.DigestsRead(raw, {}, blob.read(0, blob.size_bytes))

@@ -125,6 +125,7 @@ async def serve(
             max_bytes=quota.max_bytes,
             min_free_bytes=quota.min_free_bytes,
             ttl_s=quota.ttl_s,
+            alone=settings.is_alone,
         )
         stack.callback(store.close)
         adopter = Adopter(store, settings.adopt, keep=settings.adopt_keep)

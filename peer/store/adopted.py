@@ -32,7 +32,7 @@ from peer.store.check import Signature
 from peer.store.data_file import OPEN_FLAGS, DataFile
 from peer.store.disk import PRIVATE_FILE, disk_errors, make_private_directory, read_file
 from peer.store.health import Health
-from peer.store.record import COMPLETE, Header, decode, encode_entry, encode_header, peek
+from peer.store.record import Header, decode, encode, peek
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, piece_length
 
 FOLDER: Final = "adopted"
@@ -125,15 +125,12 @@ class AdoptedBlob(Blob):
             held_bytes=header.size_bytes,
             recovered=True,
             health=health,
+            data=AdoptedFile(content, header.digest, header.size_bytes),
         )
-        self.data: AdoptedFile = AdoptedFile(content, header.digest, header.size_bytes)
+        self.content = content
         self.signature = Signature(*header.of_file)
         with suppress(OSError):
             self.last_used = record_path.stat().st_mtime
-
-    @property
-    def content(self) -> ContentStore:
-        return self.data.content
 
     @property
     def is_adopted(self) -> bool:
@@ -202,8 +199,7 @@ class Records:
             new.unlink(missing_ok=True)
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, PRIVATE_FILE)
             with open(file, "wb") as stream:
-                entries = (encode_entry(index, digest) for index, digest in pieces.items())
-                stream.write(b"".join((encode_header(header), *entries, encode_entry(COMPLETE))))
+                stream.write(encode(header, pieces, complete=True))
             new.replace(path)
 
     def forget_others(self, names: frozenset[str]) -> None:

@@ -12,9 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,25 +23,29 @@ from blake3 import blake3
 
 from peer.errors import PeerCorruptError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
+from peer.store.blob_record import BlobRecord
 from peer.store.check import Check, Signature
-from peer.store.data_file import CHUNK_BYTES, DataFile
-from peer.store.disk import IN_THE_WAY, disk_errors, is_file, remove_files
+from peer.store.data_file import DataFile
+from peer.store.disk import IN_THE_WAY, disk_errors, remove_files
 from peer.store.facts import Came
 from peer.store.health import Health
 from peer.store.piece_set import PieceSet
 from peer.store.prefix_hash import PrefixHash
-from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
+from peer.store.prefix_reading import PrefixReading
+from peer.store.record import Header
 from scheduler.protocol.geometry import piece_count, piece_span
 
 EMPTY_DIGEST = Digest.of(b"")
 """The digest of the empty blob, which is whole from the start."""
 
-RECORD_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """A piece is in the store. `whole`: None while pieces are missing, else whether the SHA-256 is the digest."""
+    """A piece is in the store.
+
+    `digest`: its BLAKE3, b"" if it was not made. `whole`: None while pieces are missing, else whether the blob has the
+    SHA-256 of its digest.
+    """
 
     index: int
     digest: bytes
@@ -64,13 +65,15 @@ class Blob:
         held_bytes: int,
         recovered: bool,
         health: Health | None = None,
+        data: DataFile | None = None,
     ) -> None:
-        """`recovered`: no earlier process left pieces, so `recover` has nothing to do. `health` hears of writes."""
-        self.header = header
+        """`recovered`: no earlier process left pieces, so `recover` has nothing to do. `health` hears of writes. `data`
+        is the file at `data_path` if it is not the store's.
+        """
         self.digest: Digest = header.digest
         self.size_bytes = header.size_bytes
-        self.data = DataFile(data_path, header.size_bytes)
-        self.record_path = record_path
+        self.data = data or DataFile(data_path, header.size_bytes)
+        self.record = BlobRecord(record_path, header, self.data)
         self.count = piece_count(header.size_bytes, header.piece_length)
         self.pieces = PieceSet(self.count)
         self.piece_digests: dict[int, bytes] = {}
@@ -90,18 +93,14 @@ class Blob:
         self._held_bytes = held_bytes
         self._pins = 0
         self._upkeep_pins = 0
-        self._record_file = -1
         self._recovered = recovered
         self._recovering = threading.Lock()
-        self._appending = threading.Lock()
         self._lock = threading.RLock()
         self._was_whole = whole or header.digest == EMPTY_DIGEST
         self._sha256 = PrefixHash(header, self.data, self.pieces, threading.Condition(self._lock))
         self._check = Check(self.count)
         self._stored = self.whole
         """COMPLETE is in the record, or was tried to be: from then on the file is not written to."""
-        self._digests: dict[int, bytes] | None = None
-        """What the record has, kept while the blob is pinned, for `check`."""
 
     @property
     def whole(self) -> bool:
@@ -116,6 +115,14 @@ class Blob:
     @property
     def data_path(self) -> Path:
         return self.data.path
+
+    @property
+    def header(self) -> Header:
+        return self.record.header
+
+    @property
+    def record_path(self) -> Path:
+        return self.record.path
 
     @property
     def is_adopted(self) -> bool:
@@ -267,19 +274,17 @@ class Blob:
 
         Raises StoreBrokenError if they are others than were stored, or cannot be read; FileLimitError.
         """
-        if self._digests is None:
-            self._digests = self.recorded_digests()
-        digests, signature = self._digests, self.data.signature()
+        signature = self.data.signature()
         if signature.size_bytes != self.size_bytes:
             raise StoreBrokenError(f"{self.data_path} has {signature.size_bytes} bytes, not {self.size_bytes}")
         for index in range(*self._indices(start, stop)):
             with self._lock:
                 if self._check.covers(signature, index, index + 1):
                     continue
-            if self.data.blake3(*self.span(index)) != digests.get(index):
-                raise StoreBrokenError(f"piece {index} of {self.data_path} has other bytes than were stored")
+            read = self.record.read_back(index)
             with self._lock:
-                self._check.read(signature, index, time.monotonic())
+                for each in read:
+                    self._check.read(signature, each, time.monotonic())
 
     def _indices(self, start: int, stop: int) -> tuple[int, int]:
         length = self.header.piece_length
@@ -319,7 +324,8 @@ class Blob:
         If the BLAKE3 of the bytes is not `expected`, PeerCorruptError is raised before they reach the file. `on_held`
         gets the piece and its BLAKE3 once the piece may be served; the SHA-256 may take as long again. `on_at_hand` is
         called before: who lands the next piece from then on waits for this one's part of the SHA-256
-        (`peer.store.prefix_hash`).
+        (`peer.store.prefix_hash`). Where pieces are recorded by prefix the SHA-256 comes first, and there is no BLAKE3
+        (b""), but of a piece that is out of order.
 
         A piece that is held already, or that another thread is landing, is not written again: bytes that were hashed,
         and perhaps served, never change. Raises StoreFullError (the disk), StoreBrokenError.
@@ -330,25 +336,38 @@ class Blob:
         is_new = self._sha256.claim(index)
         on_at_hand()
         if not is_new:
-            digest = self.piece_digests.get(index) or blake3(view).digest()
+            digest = self.piece_digests[index] if index in self.piece_digests else blake3(view).digest()
             on_held(index, digest)
             return Landed(index, digest, self.verdict)
         try:
-            digest = blake3(view).digest()
-            if expected is not None and digest != expected:
-                raise PeerCorruptError(f"piece {index} of {self.digest} has another BLAKE3 than the map says")
+            by_prefix = self.header.by_prefix and expected is None
+            digest = b"" if by_prefix else self._digest(index, view, expected)
             with self._writing():
                 self.data.write(view, start)
-                self._append(encode_entry(index, digest))
+                sha256 = self._sha256.over(view) if by_prefix and self._sha256.has_early_turn(index) else None
+                if sha256 is None:
+                    digest = digest or blake3(view).digest()
+                    self.record.add(index, digest)
+                else:
+                    self.record.add_prefix(index, sha256.digest())
             self._hold(index, digest)
             try:
                 on_held(index, digest)
             finally:  # who lands the next piece waits for this one's part of the SHA-256
-                if self._sha256.has_turn(index):
-                    self._sha256.extend(view)
+                if sha256 is None and self._sha256.has_turn(index):
+                    sha256 = self._sha256.over(view)
+                if sha256 is not None:
+                    self._sha256.extend(sha256)
         finally:
             self._sha256.let_go(index)
         return Landed(index, digest, self.verdict)
+
+    def _digest(self, index: int, view: memoryview, expected: bytes | None) -> bytes:
+        """The BLAKE3 of a piece. Raises PeerCorruptError if it is not the expected one."""
+        digest = blake3(view).digest()
+        if expected is not None and digest != expected:
+            raise PeerCorruptError(f"piece {index} of {self.digest} has another BLAKE3 than the map says")
+        return digest
 
     def recover(self) -> None:
         """Hash the pieces that an earlier process left, and hold those whose bytes are still the recorded ones.
@@ -359,15 +378,22 @@ class Blob:
         with self._recovering:
             if self._recovered or self.whole:
                 return
-            record = self._read_record()
-            with disk_errors(self.record_path):
-                os.truncate(self.record_path, record.valid_bytes)  # what follows would hide the entries to come
+            record = self.record.read()
+            self.record.cut(record.valid_bytes)
             self._held_bytes = 0
+            reading = PrefixReading(self.data, record)
+            reading.read_all()
+            digests = dict(reading.digests)
             for index, digest in sorted(record.pieces.items()):
-                if self.data.blake3(*self.span(index)) == digest:
-                    self._hold(index, digest)
+                if index not in digests and self.data.blake3(*self.span(index)) == digest:
+                    digests[index] = digest
+            if self.header.by_prefix:
+                with self._writing():
+                    self.record.replace(digests, complete=False)
+            for index, digest in digests.items():
+                self._hold(index, digest)
             self._recovered = True
-            self._sha256.extend_over_held()
+            self._sha256.resume(reading.sha256, len(reading.digests))
 
     def seal(self) -> None:
         """Make `whole` durable: flush the data, then append COMPLETE to the record. Slow, so clients go first.
@@ -377,29 +403,25 @@ class Blob:
         try:
             with self.upkeep(), self._writing():
                 self.data.flush(removed=self.discarded)
-                self._append(encode_entry(COMPLETE))
+                self.record.complete()
                 with self._lock:
                     self._check.stored(self.data.signature(), time.monotonic())
         finally:
             self._stored = True
         self.piece_digests = {}
 
-    def recorded_digests(self) -> dict[int, bytes]:
-        """The BLAKE3 of every piece that is recorded, by index. Raises StoreBrokenError."""
-        return self._read_record().pieces
-
     def verify(self) -> bool:
         """Read and hash every recorded piece again, for `p2pd cache verify`. Slow."""
         with self.upkeep():
-            record = self._read_record()
-            if any(self.data.blake3(*self.span(index)) != digest for index, digest in record.pieces.items()):
-                return False
-            if not self.whole:
-                return True
-            sha256 = hashlib.sha256()
-            for chunk in self.data.chunks(0, self.size_bytes, bytearray(CHUNK_BYTES)):
-                sha256.update(chunk)
-            return sha256.digest() == self.digest.raw
+            reading = PrefixReading(self.data, self.record.read())
+            reading.read_all()
+            recorded, read = reading.record, reading.digests
+            if self.whole:
+                return len(read) == self.count and reading.sha256.digest() == self.digest.raw
+            rest = {index: digest for index, digest in recorded.pieces.items() if index not in read}
+            return recorded.prefixes.keys() <= read.keys() and all(
+                self.data.blake3(*self.span(index)) == digest for index, digest in rest.items()
+            )
 
     def unlink(self) -> None:
         """Remove what is the store's of its files. Who has them open keeps them."""
@@ -432,38 +454,18 @@ class Blob:
         with self._lock:
             self._upkeep_pins += count
 
-    def _append(self, entry: bytes) -> None:
-        with self._appending:
-            if self._record_file < 0:  # it was opened as a whole blob
-                self._record_file = os.open(self.record_path, RECORD_FLAGS)
-            valid_bytes = os.fstat(self._record_file).st_size
-            if os.write(self._record_file, entry) < len(entry):
-                os.ftruncate(self._record_file, valid_bytes)  # a torn entry would hide those to come
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     def _open(self) -> None:
         if self.discarded:
             raise StoreBrokenError(f"{self.digest} was removed from the store; ask for it again")
         self.data.open(for_writing=not self.whole)
         if not self.whole:
             try:
-                with disk_errors(self.record_path):
-                    self._record_file = os.open(self.record_path, RECORD_FLAGS)
+                self.record.open()
             except StoreError:
                 self._close()
                 raise
 
     def _close(self) -> None:
         self.data.close()
-        if self._record_file >= 0:
-            with suppress(OSError):
-                os.close(self._record_file)
-        self._record_file = -1
-        self._digests = None
+        self.record.close()
         self._sha256.close()
-
-    def _read_record(self) -> Record:
-        with disk_errors(self.record_path):
-            if not is_file(self.record_path):
-                raise StoreBrokenError(f"{self.record_path} is gone")
-            return decode(self.record_path.read_bytes())

@@ -34,6 +34,7 @@ class PrefixHash:
         "_pieces",
         "_scratch",
         "_sha256",
+        "_turn",
         "_unreadable",
         "is_right",
         "reread_bytes",
@@ -48,6 +49,7 @@ class PrefixHash:
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # pieces that are in _sha256
         self._hashing = False
+        self._turn: int | None = None  # the piece whose thread may extend _sha256, and has not yet
         self.is_right: bool | None = None if pieces.count else self._sha256.digest() == header.digest.raw
         """Whether the SHA-256 over all pieces is the digest; None before all of them are in it."""
         self.reread_bytes = 0
@@ -71,38 +73,63 @@ class PrefixHash:
     def has_turn(self, index: int) -> bool:
         """Wait until the SHA-256 has reached piece `index`; False if its buffer is to be given back (rule 1)."""
         with self._lock:
-            self._lock.wait_for(lambda: self._is_next(index) or not self._comes_soon(index))
-            if self._is_next(index):
-                self._hashing = True
+            if self._waited_for_turn(index):
                 return True
             self._at_hand.remove(index)
             return False
 
+    def has_early_turn(self, index: int) -> bool:
+        """The same of a piece that is not held yet. After False, `has_turn` is asked once it is held."""
+        with self._lock:
+            return self._waited_for_turn(index)
+
+    def over(self, view: memoryview) -> hashlib._Hash:
+        """The SHA-256 up to the end of the piece whose turn it is, and whose buffer is `view`."""
+        sha256 = self._sha256.copy()
+        sha256.update(view)
+        return sha256
+
     def let_go(self, index: int) -> None:
-        """The piece is landed, or is not: its buffer is given back."""
+        """The piece is landed, or is not: its buffer is given back, and its turn, if it had one and did not use it."""
         with self._lock:
             self._at_hand.discard(index)
+            if self._turn == index:
+                self._turn, self._hashing = None, False
             self._lock.notify_all()
 
-    def extend(self, view: memoryview | None) -> None:
-        """Continue the SHA-256 over the pieces without a gap. `view` is the next piece's buffer, if there is one."""
+    def extend(self, sha256: hashlib._Hash) -> None:
+        """`sha256` has the piece whose turn it is (`over`), and it is held. Go on with what follows without a gap."""
+        self._sha256, self._turn = sha256, None
+        if self._has_reached(self._hashed + 1):
+            self._extend_over_held()
+
+    def resume(self, sha256: hashlib._Hash, hashed: int) -> None:
+        """Begin with the pieces that are held from the start, of which `sha256` has the first `hashed`.
+
+        Raises StoreBrokenError.
+        """
+        self._sha256 = sha256
+        if self._has_reached(hashed):
+            self._extend_over_held()
+
+    def _waited_for_turn(self, index: int) -> bool:
+        self._lock.wait_for(lambda: self._is_next(index) or not self._comes_soon(index))
+        if not self._is_next(index):
+            return False
+        self._turn, self._hashing = index, True
+        return True
+
+    def _extend_over_held(self) -> None:
         try:
             while True:
-                for chunk in self._chunks(self._hashed) if view is None else (view,):
+                for chunk in self._chunks(self._hashed):
                     self._sha256.update(chunk)
-                    self.reread_bytes += len(chunk) if view is None else 0
-                view = None
-                if not self._next_to_read():
+                    self.reread_bytes += len(chunk)
+                if not self._has_reached(self._hashed + 1):
                     return
         except StoreError:
             self._unreadable = True  # the SHA-256 cannot go on; `let_go` wakes the threads that wait
             raise
-
-    def extend_over_held(self) -> None:
-        """Begin with the pieces that are held from the start. Raises StoreBrokenError."""
-        if 0 in self._pieces:
-            self._hashing = True
-            self.extend(None)
 
     def _is_next(self, index: int) -> bool:
         return index == self._hashed and not self._hashing
@@ -111,10 +138,10 @@ class PrefixHash:
         before = range(self._hashed, index)
         return not self._unreadable and all(each in self._pieces or each in self._at_hand for each in before)
 
-    def _next_to_read(self) -> bool:
-        """One more piece is in the SHA-256. Returns whether the next piece is read from the file."""
+    def _has_reached(self, hashed: int) -> bool:
+        """So many pieces are in the SHA-256. Returns whether the next piece is read from the file."""
         with self._lock:
-            self._hashed += 1
+            self._hashed = hashed
             if self._hashed == self._pieces.count:
                 self.is_right = self._sha256.digest() == self._header.digest.raw
             self._hashing = self._hashed in self._pieces and self._hashed not in self._at_hand

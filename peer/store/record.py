@@ -1,4 +1,4 @@
-"""The durable record of one blob: its header, and the BLAKE3 digest of every piece that has landed.
+"""The durable record of one blob: its header, and what is known of every piece that has landed.
 
 The file is append-only, so that `kill -9` at any moment leaves a valid prefix of it:
 
@@ -6,6 +6,9 @@ The file is append-only, so that `kill -9` at any moment leaves a valid prefix o
     entry: index (u32), BLAKE3 of the piece (32 bytes), crc32 of these 36 bytes (u32)
     …
     entry with index COMPLETE: the data file was flushed to the disk and its SHA-256 was right
+
+In a record of the format BY_PREFIX, an entry with the bit PREFIX in its index has the SHA-256 of the blob up to the end
+of the piece instead. A host that is alone has that anyhow, and needs no BLAKE3 (docs/decisions/0069).
 
 An entry is written after the piece's bytes, by one `write` of 40 bytes. The file is cut off before the first entry that
 is not valid. If the header is not valid, the blob is fetched again.
@@ -16,8 +19,8 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peer.errors import InvalidNameError, StoreBrokenError
@@ -29,8 +32,11 @@ FORMAT = 1
 DIVIDED = 2
 """The format of a record of pieces of another length than the usual one: all else is the same. The versions before this
 one know only the first, take such a blob for damaged, and fetch it again: they would tell its digests as others'."""
+BY_PREFIX = 3
+"""The format of a record that may have entries of prefixes. The versions before this one fetch such a blob again."""
 
 COMPLETE = 0xFFFF_FFFF
+PREFIX = 0x8000_0000
 MAX_HEADER_BYTES = 64 * 1024
 
 _PREAMBLE = struct.Struct("<8sII")
@@ -52,6 +58,8 @@ class Header:
     piece_length: int
     media_type: str
     of_file: tuple[int, ...] = ()
+    by_prefix: bool = False
+    """Entries may be of prefixes."""
 
     @property
     def told_piece_length(self) -> int:
@@ -61,12 +69,15 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as read: `pieces` maps indices to BLAKE3 digests; `valid_bytes` is the length of the valid prefix."""
+    """A record as read: `pieces` maps indices to BLAKE3 digests, `prefixes` those of other pieces to the SHA-256 of the
+    blob up to their ends. `valid_bytes` is the length of the valid part of the file.
+    """
 
     header: Header
     pieces: dict[int, bytes]
     complete: bool
     valid_bytes: int
+    prefixes: dict[int, bytes] = field(default_factory=dict)
 
 
 def encode_header(header: Header) -> bytes:
@@ -79,11 +90,14 @@ def encode_header(header: Header) -> bytes:
             **({"of_file": header.of_file} if header.of_file else {}),
         }
     ).encode()
-    return (
-        _PREAMBLE.pack(MAGIC, DIVIDED if header.told_piece_length else FORMAT, len(text))
-        + text
-        + _CRC.pack(zlib.crc32(text))
-    )
+    form = BY_PREFIX if header.by_prefix else DIVIDED if header.told_piece_length else FORMAT
+    return _PREAMBLE.pack(MAGIC, form, len(text)) + text + _CRC.pack(zlib.crc32(text))
+
+
+def encode(header: Header, digests: Mapping[int, bytes], *, complete: bool) -> bytes:
+    """A record in one piece. `digests`: the BLAKE3 of pieces, by index."""
+    entries = [encode_entry(index, digest) for index, digest in digests.items()]
+    return b"".join((encode_header(header), *entries, *([encode_entry(COMPLETE)] if complete else [])))
 
 
 def encode_entry(index: int, digest: bytes = bytes(32)) -> bytes:
@@ -96,15 +110,20 @@ def decode(data: bytes) -> Record:
     header, at = _decode_header(data)
     count = piece_count(header.size_bytes, header.piece_length)
     pieces: dict[int, bytes] = {}
+    prefixes: dict[int, bytes] = {}
     for index, digest in _entries(data, at):
         if index == COMPLETE:
-            whole = len(pieces) == count
-            return Record(header, pieces, whole, at + ENTRY_BYTES if whole else at)
-        if index >= count:
+            whole = len(pieces) + len(prefixes) == count
+            return Record(header, pieces, whole, at + ENTRY_BYTES if whole else at, prefixes)
+        is_prefix = header.by_prefix and bool(index & PREFIX)
+        piece = index ^ PREFIX if is_prefix else index
+        if piece >= count:
             break
-        pieces[index] = digest
+        told, other = (prefixes, pieces) if is_prefix else (pieces, prefixes)
+        told[piece] = digest
+        other.pop(piece, None)
         at += ENTRY_BYTES
-    return Record(header, pieces, complete=False, valid_bytes=at)
+    return Record(header, pieces, complete=False, valid_bytes=at, prefixes=prefixes)
 
 
 def peek(path: Path) -> tuple[Header, int, bool]:
@@ -130,7 +149,12 @@ def _decode_header(data: bytes) -> tuple[Header, int]:
         (crc,) = _CRC.unpack_from(data, _PREAMBLE.size + length)
     except struct.error:
         raise StoreBrokenError("the record ends within its header") from None
-    if magic != MAGIC or form not in (FORMAT, DIVIDED) or length > MAX_HEADER_BYTES or zlib.crc32(text) != crc:
+    if (
+        magic != MAGIC
+        or form not in (FORMAT, DIVIDED, BY_PREFIX)
+        or length > MAX_HEADER_BYTES
+        or zlib.crc32(text) != crc
+    ):
         raise StoreBrokenError("the record's header is damaged, or of a format that this version does not know")
     try:
         fields = json.loads(text)
@@ -140,6 +164,7 @@ def _decode_header(data: bytes) -> tuple[Header, int]:
             piece_length=int(fields["piece_length"]),
             media_type=str(fields["media_type"]),
             of_file=tuple(int(each) for each in fields.get("of_file", ())),
+            by_prefix=form == BY_PREFIX,
         )
     except (InvalidNameError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreBrokenError("the record's header lacks a field") from None

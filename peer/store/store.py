@@ -63,11 +63,18 @@ class Store:
     """The blobs of one directory. Every method may be called from any thread. A `digest: str` is a `Digest` in text."""
 
     def __init__(
-        self, place: StoreDirectory, quota: Quota, room: Callable[[Path], Room], elapsed: Callable[[], float]
+        self,
+        place: StoreDirectory,
+        quota: Quota,
+        room: Callable[[Path], Room],
+        elapsed: Callable[[], float],
+        *,
+        alone: bool,
     ) -> None:
         self.directory = place.path
         self.health = Health()
         self._place = place
+        self._alone = alone
         self._lock = threading.RLock()
         self._writing_pins = threading.Lock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
@@ -91,15 +98,18 @@ class Store:
         max_bytes: int | DiskShare,
         min_free_bytes: int | DiskShare,
         ttl_s: float,
+        alone: bool = False,
         room: Callable[[Path], Room] = room_of,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> Store:
         """Lock the directory, and read the records in it. `tend` evicts what is beyond the quota.
 
+        `alone`: no other host asks for pieces, and their BLAKE3 is not made when they land.
+
         Raises StoreInUseError, ForeignDirectoryError, StoreBrokenError, FileLimitError.
         """
         place = StoreDirectory(directory)
-        store = cls(place, Quota(max_bytes, min_free_bytes, ttl_s), room, elapsed)
+        store = cls(place, Quota(max_bytes, min_free_bytes, ttl_s), room, elapsed, alone=alone)
         unable = place.take()
         try:
             found = store._files.scan()
@@ -202,7 +212,8 @@ class Store:
         than of `told_length` (0: the usual length). `background`: no client waits for it, so it takes no room from
         those that clients use. Raises StoreFullError, StoreBrokenError, FileLimitError.
         """
-        header = Header(Digest(digest), size_bytes, said_piece_length(size_bytes, told_length), media_type)
+        length = said_piece_length(size_bytes, told_length)
+        header = Header(Digest(digest), size_bytes, length, media_type, by_prefix=self._alone)
         with self._lock:
             blob = self.acquire(digest, background=background)
             is_right = blob is not None and blob.size_bytes == size_bytes and not blob.is_adopted

@@ -27,6 +27,7 @@ def open_store(
     max_bytes: int = PLENTY,
     min_free_bytes: int = 0,
     ttl_s: float = 0,
+    alone: bool = False,
     free_bytes: Callable[[Path], int] = lambda _: PLENTY,
     elapsed: Callable[[], float] = time.monotonic,
 ) -> Store:
@@ -36,15 +37,16 @@ def open_store(
         max_bytes=max_bytes,
         min_free_bytes=min_free_bytes,
         ttl_s=ttl_s,
+        alone=alone,
         room=lambda path: Room(free_bytes(path), 2 * PLENTY),
         elapsed=elapsed,
     )
 
 
 @contextmanager
-def a_store(directory: Path) -> Iterator[Store]:
+def a_store(directory: Path, *, alone: bool = False) -> Iterator[Store]:
     """A store that is given up again, as by a process that ends."""
-    store = open_store(directory)
+    store = open_store(directory, alone=alone)
     try:
         yield store
     finally:

@@ -33,9 +33,9 @@ WRONG = bytes([CONTENT[3 * PIECE] ^ 1]).join([CONTENT[: 3 * PIECE], CONTENT[3 * 
 """The same but for one byte of piece 3."""
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with a_store(tmp_path / "store") as store:
+@pytest.fixture(params=[False, True], ids=["of a host with others", "alone"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    with a_store(tmp_path / "store", alone=request.param) as store:
         yield store
 
 
@@ -139,7 +139,8 @@ class TestThreads:
         held = blob.read(0, len(CONTENT))
         assert held in (CONTENT, WRONG)
         assert blob.verdict is (held == CONTENT)
-        assert len(decode(blob.record_path.read_bytes()).pieces) == 8
+        record = decode(blob.record_path.read_bytes())
+        assert sorted([*record.pieces, *record.prefixes]) == list(range(8))
 
     def test_what_is_servable_has_landed_at_every_moment(self, blob: Blob) -> None:
         ended = threading.Event()
@@ -169,6 +170,11 @@ class TestThreads:
 
 class TestAtHand:
     """What waits for its turn in the SHA-256, and what is left to be read back."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[Store]:
+        with a_store(tmp_path / "store") as store:
+            yield store
 
     def test_a_piece_may_be_served_before_its_turn_comes(self, blob: Blob) -> None:
         told: list[tuple[int, bool]] = []

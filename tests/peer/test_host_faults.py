@@ -539,7 +539,7 @@ class TestAfterARestart:
         async def scene() -> None:
             blob = create(store, CONTENT)
             async with started(store, linger_s=0.0) as (host, readers), asyncio.TaskGroup() as clients:
-                with blob._appending:  # no piece can be recorded
+                with blob.record._appending:  # no piece can be recorded
                     leaves = clients.create_task(read(readers, source(origin)))
                     await eventually(lambda: blob._sha256._at_hand == {9})
                     leaves.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from peer.errors import StoreBrokenError
 from peer.oci.digest import Digest
-from peer.store.record import COMPLETE, ENTRY_BYTES, Header, decode, encode_entry, encode_header, peek
+from peer.store.record import COMPLETE, ENTRY_BYTES, PREFIX, Header, decode, encode, encode_entry, encode_header, peek
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES, piece_count
 
 HEADER = Header(Digest("sha256:" + "a" * 64), 1000, 100, "application/vnd.oci.image.layer.v1.tar+gzip")
@@ -39,6 +40,50 @@ def test_versions_that_know_no_other_pieces_than_the_usual_ones_leave_a_record_o
     formats = [struct.unpack_from("<8sI", encode_header(header))[1] for header in (usual, short)]
     assert formats == [1, 2]
     assert decode(encode_header(short)).header == short
+
+
+def test_they_leave_one_of_prefixes_alone_too() -> None:
+    header = replace(HEADER, by_prefix=True)
+    assert struct.unpack_from("<8sI", encode_header(header))[1] == 3
+    assert decode(encode_header(header)).header == header
+
+
+def test_a_piece_is_recorded_by_its_digest_or_by_its_prefix_and_the_later_entry_counts() -> None:
+    header = replace(HEADER, by_prefix=True)
+    entries = [PREFIX, 3, PREFIX | 1, 0, PREFIX | 3]
+    data = encode_header(header) + b"".join(encode_entry(each, bytes([at]) * 32) for at, each in enumerate(entries))
+    record = decode(data)
+    assert record.pieces == {0: bytes([3]) * 32}
+    assert record.prefixes == {1: bytes([2]) * 32, 3: bytes([4]) * 32}
+    assert record.valid_bytes == len(data)
+
+
+@pytest.mark.parametrize("by_prefix", [False, True])
+def test_a_prefix_is_an_entry_only_where_there_are_such(by_prefix: bool) -> None:
+    start = encode_header(replace(HEADER, by_prefix=by_prefix)) + ENTRIES[:ENTRY_BYTES]
+    record = decode(start + encode_entry(PREFIX | 1, DIGESTS[1]))
+    assert (len(record.prefixes), record.valid_bytes) == (by_prefix, len(start) + by_prefix * ENTRY_BYTES)
+
+
+def test_one_of_a_piece_that_there_is_not_ends_the_record() -> None:
+    start = encode_header(replace(HEADER, by_prefix=True))
+    assert decode(start + encode_entry(PREFIX | 10, DIGESTS[0]) + ENTRIES).valid_bytes == len(start)
+
+
+def test_prefixes_and_digests_together_make_a_record_complete() -> None:
+    prefixes = b"".join(encode_entry(PREFIX | index, DIGESTS[index]) for index in range(5))
+    data = (
+        encode_header(replace(HEADER, by_prefix=True)) + prefixes + ENTRIES[5 * ENTRY_BYTES :] + encode_entry(COMPLETE)
+    )
+    assert decode(data).complete
+    assert _peek(data)[1:] == (10, True)
+    assert not decode(data.replace(prefixes[:ENTRY_BYTES], b"")).complete
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_record_in_one_piece_is_that_of_its_entries(complete: bool) -> None:
+    data = encode(HEADER, dict(enumerate(DIGESTS)), complete=complete)
+    assert data == (WHOLE if complete else WHOLE[:-ENTRY_BYTES])
 
 
 def _signed_header(text: bytes) -> bytes:
