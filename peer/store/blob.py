@@ -336,7 +336,8 @@ class Blob:
         is_new = self._sha256.claim(index)
         on_at_hand()
         if not is_new:
-            digest = self.piece_digests[index] if index in self.piece_digests else blake3(view).digest()
+            known = self.piece_digests.get(index)
+            digest = blake3(view).digest() if known is None else known
             on_held(index, digest)
             return Landed(index, digest, self.verdict)
         try:

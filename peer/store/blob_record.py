@@ -2,7 +2,7 @@
 
 Rules:
 1. The BLAKE3 of a piece that is recorded by its prefix is made when somebody needs it. The pieces before it are read
-   for that, once while the blob is pinned.
+   for that, once.
 2. Once that of every piece is known, the record is replaced by one without prefixes.
 """
 
@@ -39,7 +39,7 @@ class BlobRecord:
         self._digests: dict[int, bytes] | None = None
         """The BLAKE3 of the pieces as far as they are known, kept until `close`."""
         self._prefix: PrefixReading | None = None
-        """Makes the others, until `close`."""
+        """Makes the others. It is kept at `close`, since a client may ask for one range after the other."""
 
     # -- the file --------------------------------------------------------------------------------------------------
 
@@ -50,7 +50,9 @@ class BlobRecord:
 
     def close(self) -> None:
         self._close_file()
-        self._digests = self._prefix = None
+        self._digests = None
+        if self._prefix is not None:
+            self._prefix.pause()
 
     def add(self, index: int, digest: bytes) -> None:
         """Piece `index`, of which `digest` is the BLAKE3. Raises OSError."""
@@ -128,13 +130,15 @@ class BlobRecord:
 
     def _known(self) -> dict[int, bytes]:
         if self._digests is None:
-            self._digests = self.read().pieces
+            self._digests = self.read().pieces | ({} if self._prefix is None else self._prefix.digests)
         return self._digests
 
     def _read_on(self, stop: int) -> range:
         """Read the pieces before `stop` that no call has read, and compare; returns which."""
         known = self._known()
         with self._reading:
+            if not self.header.by_prefix:
+                return range(0)  # another thread has made them all
             if self._prefix is None:
                 self._prefix = PrefixReading(self._data, self.read())
             made, first = self._prefix.digests, len(self._prefix.digests)
@@ -142,9 +146,10 @@ class BlobRecord:
                 if not self._prefix.read_next():
                     raise self._other_bytes(len(made))
             known.update(made)
-            if len(made) == self._prefix.count and self._prefix.record.complete and self.header.by_prefix:
-                with suppress(StoreError):  # they are made again when they are needed again
+            if len(made) == self._prefix.count and self._prefix.record.complete:
+                with suppress(StoreError):  # the next process makes them again
                     self.replace(made, complete=True)
+                    self._prefix = None
             return range(first, len(made))
 
     def _other_bytes(self, index: int) -> StoreBrokenError:

@@ -27,7 +27,7 @@ class PrefixReading:
         self.sha256 = hashlib.sha256()
         """Of these pieces."""
         self._data: Final = data
-        self._scratch: Final = bytearray(min(CHUNK_BYTES, record.header.piece_length))
+        self._scratch: bytearray | None = None
 
     def read_next(self) -> bool:
         """Read one more piece; whether it was recorded, and is as it was recorded. Raises StoreBrokenError."""
@@ -35,6 +35,8 @@ class PrefixReading:
         prefix, recorded = self.record.prefixes.get(index), self.record.pieces.get(index)
         if prefix is None and recorded is None:
             return False
+        if self._scratch is None:
+            self._scratch = bytearray(min(CHUNK_BYTES, header.piece_length))
         sha256, piece = self.sha256.copy(), blake3()
         for chunk in self._data.chunks(*piece_span(index, header.size_bytes, header.piece_length), self._scratch):
             sha256.update(chunk)
@@ -45,6 +47,10 @@ class PrefixReading:
             self.sha256 = sha256
             self.digests[index] = digest
         return is_right
+
+    def pause(self) -> None:
+        """Give the buffer back until the next piece is read."""
+        self._scratch = None
 
     def read_all(self) -> None:
         """Read on to the first piece that is not right. Raises StoreBrokenError."""

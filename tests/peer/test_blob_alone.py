@@ -14,6 +14,7 @@ from peer.errors import StoreBrokenError, StoreError, StoreFullError
 from peer.oci.digest import Digest
 from peer.store import Blob, Store
 from peer.store.blob_record import BlobRecord
+from peer.store.data_file import DataFile
 from peer.store.record import Record, decode
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.fakes import content_of
@@ -200,6 +201,25 @@ class TestCheck:
         with pytest.raises(StoreBrokenError, match="piece 2 "):
             blob.check(2 * PIECE, 3 * PIECE)
         blob.release()
+
+    def test_no_piece_is_read_twice_by_who_asks_for_one_range_after_the_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        blob = _left(tmp_path, range(8), seal=True)
+        blob.release()
+        read: list[int] = []
+        chunks = DataFile.chunks
+
+        def counted(file: DataFile, start: int, stop: int, scratch: bytearray) -> Iterator[memoryview]:
+            read.append(start // PIECE)
+            return chunks(file, start, stop, scratch)
+
+        monkeypatch.setattr(DataFile, "chunks", counted)
+        for index in (2, 5, 3, 7):
+            with blob.pin():
+                blob.check(index * PIECE, index * PIECE + 1)
+        assert read == list(range(8))
+        assert _record(blob).pieces == BLAKE3
 
     def test_several_clients_at_once(self, tmp_path: Path) -> None:
         blob = _left(tmp_path, range(8), seal=True)
