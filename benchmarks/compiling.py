@@ -87,14 +87,14 @@ COMPILES_S: Final = 900.0
 
 
 @contextmanager
-def simulating(count: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes that simulate with compiled code, if it can be compiled here."""
-    compiled = compiled_path()
-    if compiled is None:
+def simulating(count: int, *, compiled: bool = True) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that simulate with compiled code, if it can be compiled here; or at once, not `compiled`."""
+    path = compiled_path() if compiled else None
+    if compiled and path is None:
         print("the simulator could not be compiled: simulations take about twice as long", file=sys.stderr, flush=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, initializer=os.nice, initargs=(NICE,)) as pool:
-        with _spawning([] if compiled is None else [str(compiled)]):
+        with _spawning([] if path is None else [str(path)]):
             for _ in range(count):
                 pool.submit(os.getpid)  # with the first tasks all processes are spawned
         yield pool

@@ -17,8 +17,8 @@ from mypyc.build import mypycify
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-OPT_LEVEL = "2"
-"""Of the C compiler, unless MYPYC_OPT_LEVEL says otherwise."""
+OPT_LEVEL = "1"
+"""Of the C compiler, unless MYPYC_OPT_LEVEL says otherwise. 2 gains less than it takes (docs/decisions, 0064)."""
 
 
 class BuildSideBySide(build_ext):  # type: ignore[misc]  # it is not typed in each environment
@@ -41,7 +41,7 @@ class BuildSideBySide(build_ext):  # type: ignore[misc]  # it is not typed in ea
 
 
 def main(files: list[str]) -> None:
-    modules = mypycify(files, opt_level=os.environ.get("MYPYC_OPT_LEVEL", OPT_LEVEL), multi_file=True)
+    modules = mypycify(files, opt_level=os.environ.get("MYPYC_OPT_LEVEL", OPT_LEVEL), multi_file=True, debug_level="0")
     setup(
         name="compiled",
         script_args=["build_ext", "--inplace"],

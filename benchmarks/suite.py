@@ -2,7 +2,8 @@
 
 Rules:
 1. Benchmarks of real processes run first, one after the other, alone on the machine. The last is the cluster: while its
-   comparisons wait for their links, the simulations run on all cores, the longest first.
+   comparisons wait for their links, the simulations run on all cores, the longest first. Policies of other systems,
+   which are not compiled, run while p2pd is being compiled.
 2. A missed bar is a result. A figure that could not be measured is in the report with the reason, and makes the exit
    code 1.
 3. Every row names the command that gives the row by itself.
@@ -19,13 +20,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import policies
 from benchmarks.arguments import measured_by
+from benchmarks.background import command as background
 from benchmarks.cluster import command as cluster
 from benchmarks.compiling import simulating
 from benchmarks.datapath import command as datapath
@@ -54,6 +56,11 @@ ONLY_DATAPATH: Final = _only(name for name in datapath.COMMAND.figures if name i
 ONLY_LIMITED: Final = _only(("cold_vs_direct", "cpu_s_per_gib.cold"))
 """With a limited origin only the first has a bar."""
 
+ONLY_BACKGROUND: Final = _only(
+    name for name in background.COMMAND.figures if name.endswith(f".{background.TRANSPORTS[0]}")
+)
+"""The figures that have bars. HTTP, which has none, takes as long."""
+
 ONLY_SWARM: Final = _only(name for name in cluster.COMMAND.figures if not name.startswith("speedup_vs"))
 GROWTH_BAR: Final = Bar("<=", 1.3)
 """The bar of the growth of a host's cost, from 100 hosts to 1,000 and to 10,000."""
@@ -67,7 +74,7 @@ ALONE: Final = (
     ("preheat",),
     ("preheat", "--origin-rate", "250mbit", "--only", "pull_during_preheat"),
     ("adopt",),
-    ("background",),
+    ("background", *ONLY_BACKGROUND),
 )
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
 COMPARES: Final = "speedup_vs_registry"
@@ -103,6 +110,8 @@ SIZES: Final = (10, 100, 1_000)
 LARGEST: Final = 10_000
 SCENARIO_NODES: Final = 100
 SCENARIO_PIECES: Final = 128
+PLAYED: Final = [name for name in SCENARIOS if name not in {"many-layers", "size-mix"}]
+"""Of images with many layers `--image mix` is the run: these two take as long as all other scenarios together."""
 
 
 def runs(*, largest: bool = False) -> Iterator[SimulationRun]:
@@ -115,7 +124,7 @@ def runs(*, largest: bool = False) -> Iterator[SimulationRun]:
     yield SimulationRun(1_000, 64, down=1)
     yield SimulationRun(SCENARIO_NODES, 0, mix=True)
     yield from (SimulationRun(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.HELD)
-    yield from (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in SCENARIOS)
+    yield from (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in PLAYED)
     yield from (SimulationRun(nodes, 256) for nodes in SIZES if nodes < 1_000)
 
 
@@ -277,14 +286,18 @@ def measure(directory: Path, *, largest: bool) -> dict[str, Any]:
     with benchmark(CLUSTER, log) as process:
         process.wait_for(COMPARES)
         began_s = time.monotonic()
-        with simulating(min(2, len(os.sched_getaffinity(0)))) as pool:
+        planned = list(runs(largest=largest))
+        with ExitStack() as pools:
+            early = pools.enter_context(simulating(1, compiled=False))
             pending: dict[SimulationRun, Future[dict[str, Any]]] = {
-                run: pool.submit(simulate, run) for run in runs(largest=largest)
+                run: early.submit(simulate, run) for run in planned if run.policy != "p2pd"
             }
+            pool = pools.enter_context(simulating(min(2, len(os.sched_getaffinity(0)))))
+            pending |= {run: pool.submit(simulate, run) for run in planned if run not in pending}
             reports.append(process.report())
-            for run, future in pending.items():
+            for run in planned:
                 try:
-                    results[run] = future.result()
+                    results[run] = pending[run].result()
                     print(f"{run.command()}: {results[run]['wall_s']:.0f} s", file=sys.stderr, flush=True)
                 except Exception as error:  # a failed run is reported, and does not end the others
                     failures[run.command()] = f"{type(error).__name__}: {error}"

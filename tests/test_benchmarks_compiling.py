@@ -33,3 +33,9 @@ def test_it_comes_to_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures(compiled) == figures(simulate(RUN))
     if shutil.which("cc") or shutil.which("gcc"):
         assert file != cluster.__file__, "it was interpreted"
+
+
+def test_what_need_not_be_compiled_begins_at_once() -> None:
+    with simulating(1, compiled=False) as processes:
+        assert processes.submit(where).result() == cluster.__file__
+        assert processes.submit(os.getenv, "PYTHONMALLOC").result() == "malloc"

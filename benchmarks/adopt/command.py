@@ -36,6 +36,7 @@ from benchmarks.arguments import GIB, positive, size
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.procfs import PeakRss, cpu_s
 from benchmarks.report import Bar, Figure, ratios
+from benchmarks.testbed import random_chunks
 from p2pd.demo.process import command, neutral_environ
 from peer.store.adopter import READERS
 from peer.store.scrubber import give_way
@@ -180,8 +181,7 @@ def _write(blobs: Path, size_bytes: int) -> Path:
     """A file of random bytes, named as its SHA-256."""
     new, sha256 = blobs / "new", hashlib.sha256()
     with new.open("wb") as file:
-        for start in range(0, size_bytes, READ_BYTES):
-            part = os.urandom(min(READ_BYTES, size_bytes - start))
+        for part in random_chunks(size_bytes):
             sha256.update(part)
             file.write(part)
     return new.rename(blobs / sha256.hexdigest())
