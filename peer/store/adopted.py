@@ -19,7 +19,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -167,9 +167,10 @@ class Records:
         return AdoptedBlob(content, header, path, self._health)
 
     def add(self, content: ContentStore, header: Header, pieces: Sequence[bytes]) -> AdoptedBlob:
-        """The blob of a file that was just read. `pieces`: the BLAKE3 of each. Raises StoreError."""
-        path = self.path(header.digest)
-        self._write(path, header, dict(enumerate(pieces)))
+        """The blob of a file that was just read. `pieces`: how each is recorded. Raises StoreError."""
+        path, entries = self.path(header.digest), dict(enumerate(pieces))
+        recorded = ({}, entries) if header.by_prefix else (entries, {})
+        self._write(path, encode(header, *recorded, complete=True))
         blob = AdoptedBlob(content, header, path, self._health)
         blob.read_whole(blob.signature)
         return blob
@@ -184,13 +185,13 @@ class Records:
                 os.close(file)
             if now == blob.signature or now._replace(ctime_ns=blob.signature.ctime_ns) != blob.signature:
                 return
-            entries = decode(read_file(blob.record_path)).pieces
-            self._write(blob.record_path, replace(blob.header, of_file=now), entries)
-            blob.signature = now
+            record, header = decode(read_file(blob.record_path)), replace(blob.header, of_file=now)
+            self._write(blob.record_path, encode(header, record.pieces, record.prefixes, complete=True))
+            blob.record.header, blob.signature = header, now
         except (OSError, StoreError):
             return  # it is read anew
 
-    def _write(self, path: Path, header: Header, pieces: Mapping[int, bytes]) -> None:
+    def _write(self, path: Path, content: bytes) -> None:
         """Raises StoreError. It is not flushed: a record that a power cut has torn is not complete."""
         new = path.with_name(f".{path.name}.new")
         with disk_errors(path):
@@ -199,7 +200,7 @@ class Records:
             new.unlink(missing_ok=True)
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, PRIVATE_FILE)
             with open(file, "wb") as stream:
-                stream.write(encode(header, pieces, complete=True))
+                stream.write(content)
             new.replace(path)
 
     def forget_others(self, names: frozenset[str]) -> None:

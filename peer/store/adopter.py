@@ -187,7 +187,7 @@ class Adopter:
             blob = None
             self._reading.add(file.name)
             try:
-                with Reading(file.content, file.name, scratch) as reading:
+                with Reading(file.content, file.name, scratch, by_prefix=self._store.alone) as reading:
                     blob = await self._read(reading, thread)
                 if reading.is_wrong:
                     self._refused[file.name] = reading.signature

@@ -1,4 +1,4 @@
-"""One file of a container runtime's that is being read: its SHA-256, and the BLAKE3 of each of its pieces.
+"""One file of a container runtime's that is being read: its SHA-256, and what its pieces are recorded by.
 
 The kernel is asked to read, and for nothing else. Its own readahead has the disk at work while a part is hashed: a
 thread waits for a fast disk for 5% of its time. To ask for more (`POSIX_FADV_WILLNEED`) took 0.5 CPU-s more for a GiB
@@ -32,10 +32,10 @@ class Reading:
     be read.
 
     `scratch` is lent: nobody else uses it meanwhile. A step that is under way in another thread ends before the `with`
-    block does, and none comes after that.
+    block does, and none comes after that. `by_prefix`: the BLAKE3 of pieces is not made (`peer.store.record`).
     """
 
-    def __init__(self, content: ContentStore, name: str, scratch: bytearray) -> None:
+    def __init__(self, content: ContentStore, name: str, scratch: bytearray, *, by_prefix: bool) -> None:
         self.content = content
         self.read_bytes = 0
         self.is_over = False
@@ -44,7 +44,8 @@ class Reading:
         self.is_wrong = False
         """Its bytes are others than its name says, and were not changed while they were read."""
         self.pieces: list[bytes] = []
-        """The BLAKE3 of each that was read."""
+        """The BLAKE3 of each that was read, or the SHA-256 of all up to its end."""
+        self._by_prefix = by_prefix
         self._name = name
         self._path = content.blobs / name
         self._view = memoryview(scratch)
@@ -101,7 +102,7 @@ class Reading:
             return False
 
     def _piece(self, start: int, stop: int) -> None:
-        piece = blake3()
+        piece = None if self._by_prefix else blake3()
         while start < stop:
             with disk_errors(self._path):
                 got = os.preadv(self._file, [self._view[: stop - start]], start)
@@ -109,10 +110,11 @@ class Reading:
                 raise StoreBrokenError(f"{self._path} is shorter than it was")
             part = self._view[:got]
             self._sha256.update(part)
-            piece.update(part)
+            if piece is not None:
+                piece.update(part)
             start += got
             self.read_bytes += got
-        self.pieces.append(piece.digest())
+        self.pieces.append((piece or self._sha256).digest())
 
     def _conclude(self) -> None:
         is_unchanged = signature_of(self._file) == self.signature
@@ -121,7 +123,7 @@ class Reading:
         if is_unchanged and is_right:
             digest = Digest(f"sha256:{self._name}")
             of_file = self.signature
-            self.header = Header(digest, self.size_bytes, self._length, self._media_type(), of_file)
+            self.header = Header(digest, self.size_bytes, self._length, self._media_type(), of_file, self._by_prefix)
         self.is_over = True
 
     def _media_type(self) -> str:

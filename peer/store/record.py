@@ -94,9 +94,12 @@ def encode_header(header: Header) -> bytes:
     return _PREAMBLE.pack(MAGIC, form, len(text)) + text + _CRC.pack(zlib.crc32(text))
 
 
-def encode(header: Header, digests: Mapping[int, bytes], *, complete: bool) -> bytes:
-    """A record in one piece. `digests`: the BLAKE3 of pieces, by index."""
-    entries = [encode_entry(index, digest) for index, digest in digests.items()]
+def encode(
+    header: Header, pieces: Mapping[int, bytes], prefixes: Mapping[int, bytes] | None = None, *, complete: bool
+) -> bytes:
+    """A record in one piece. `pieces` and `prefixes` as of `Record`."""
+    entries = [encode_entry(index, digest) for index, digest in pieces.items()]
+    entries += [encode_entry(PREFIX | index, digest) for index, digest in (prefixes or {}).items()]
     return b"".join((encode_header(header), *entries, *([encode_entry(COMPLETE)] if complete else [])))
 
 

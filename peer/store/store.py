@@ -74,7 +74,7 @@ class Store:
         self.directory = place.path
         self.health = Health()
         self._place = place
-        self._alone = alone
+        self.alone = alone
         self._lock = threading.RLock()
         self._writing_pins = threading.Lock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
@@ -213,7 +213,7 @@ class Store:
         those that clients use. Raises StoreFullError, StoreBrokenError, FileLimitError.
         """
         length = said_piece_length(size_bytes, told_length)
-        header = Header(Digest(digest), size_bytes, length, media_type, by_prefix=self._alone)
+        header = Header(Digest(digest), size_bytes, length, media_type, by_prefix=self.alone)
         with self._lock:
             blob = self.acquire(digest, background=background)
             is_right = blob is not None and blob.size_bytes == size_bytes and not blob.is_adopted

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from structlog.testing import capture_logs
 
-from peer.errors import BlobAdoptedError, StoreError
+from peer.errors import BlobAdoptedError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
 from peer.oci.manifest import OCI_IMAGE
 from peer.store import Blob, Store
@@ -53,6 +54,12 @@ class Runtime:
 
     def collect(self, content: bytes) -> None:
         (self.blobs / digest_of(content).hex).unlink()
+
+
+@pytest.fixture(params=[False, True], ids=["of a host with others", "alone"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    with a_store(tmp_path / "store", alone=request.param) as store:
+        yield store
 
 
 @pytest.fixture
@@ -443,6 +450,43 @@ def test_a_pin_on_a_runtimes_file_keeps_no_room(tmp_path: Path, runtime: Runtime
         assert store.keep(DIGEST, 3600.0)
         assert store.keep(digest_of(SMALL), 3600.0)
         assert store.is_kept(DIGEST), "it is not forgotten either"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_was_adopted_alone_has_its_blake3_when_it_is_asked_for(
+    tmp_path: Path, runtime: Runtime, alone: bool, keep: bool
+) -> None:
+    runtime.put(LARGE)
+    with a_store(tmp_path / "store", alone=True) as store:
+        hold(store, LARGE)
+        look(adopter(store, runtime, keep=keep))
+    for _ in range(2):
+        with a_store(tmp_path / "store", alone=alone) as store:
+            again = adopter(store, runtime, keep=keep)
+            again.load()
+            look(again)
+            assert again.statistics().read_bytes == 0
+            blob = store.acquire(DIGEST)
+            assert blob is not None
+            blob.check(len(LARGE) - 1, len(LARGE))
+            assert blob.record.digests() == {
+                index: blake3(LARGE[slice(*blob.span(index))]).digest() for index in range(blob.count)
+            }
+            assert not blob.header.by_prefix
+            blob.release()
+
+
+def test_what_rots_of_it_is_found(tmp_path: Path, runtime: Runtime) -> None:
+    file = runtime.put(LARGE)
+    with a_store(tmp_path / "store", alone=True) as store:
+        look(adopter(store, runtime))
+        blob = store.acquire(DIGEST)
+        assert blob is not None
+        flip(file, 1_000_000)
+        with pytest.raises(StoreBrokenError, match="has other bytes than were stored"):
+            blob.check(0, len(LARGE))
+        blob.release()
 
 
 def test_a_kept_file_is_known_again_after_a_restart(tmp_path: Path, runtime: Runtime) -> None:
