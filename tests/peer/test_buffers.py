@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from peer.store.buffers import BufferPool
 from tests.support.registry_server import PATIENCE_S
+
+_MAPPING = re.compile(
+    r"^(?P<start>[0-9a-f]+)-(?P<stop>[0-9a-f]+) .*(?:\n(?![0-9a-f]+-).*)*?\nVmFlags: (?P<flags>.*)$", re.MULTILINE
+)
 
 
 def test_a_buffer_has_the_size_that_was_asked_for_and_is_writable() -> None:
@@ -20,6 +27,19 @@ def test_a_buffer_has_the_size_that_was_asked_for_and_is_writable() -> None:
 def test_a_buffer_of_nothing_is_one_all_the_same() -> None:
     with BufferPool(100).buffer(0) as view:
         assert len(view) == 1
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages")
+def test_a_buffer_may_have_huge_pages() -> None:
+    """The flags of its mapping have `hg` for that, and no `sh`: shared memory follows another setting."""
+    with BufferPool(4 * 2**20).buffer(4 * 2**20) as view:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+        flags = next(
+            mapping["flags"].split()
+            for mapping in _MAPPING.finditer(Path("/proc/self/smaps").read_text())
+            if int(mapping["start"], 16) <= address < int(mapping["stop"], 16)
+        )
+    assert ("hg" in flags, "sh" in flags) == (True, False)
 
 
 def test_a_buffer_is_used_again_while_another_is_out() -> None:
