@@ -1,7 +1,7 @@
 """The structure of a benchmark command, and its execution.
 
 A command is a number of measures over one testbed. To add a command, write a module with a `Command` and name it in
-`benchmarks.__main__.COMMANDS`. Options, selection, progress, failures and the report are the same for all commands.
+`benchmarks.__main__.NAMES`. Options, selection, progress, failures and the report are the same for all commands.
 """
 
 from __future__ import annotations

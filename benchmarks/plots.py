@@ -5,14 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend is chosen before pyplot is imported, because there is no screen
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NAMES: Final = {
     "p2pd": "p2pd",
@@ -34,7 +31,12 @@ Run = Mapping[str, Any]
 
 
 def draw(runs: Sequence[Run], directory: Path) -> None:
-    """All plots whose runs were made."""
+    """All plots whose runs were made. Processes that only simulate do not load what draws them."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # the backend is chosen before, because there is no screen
+
     mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "p2pd"})
     for name, plot in PLOTS.items():
         figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")

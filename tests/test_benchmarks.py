@@ -155,6 +155,24 @@ def test_wrong_use_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFi
     assert "error:" in capsys.readouterr().err
 
 
+def test_what_is_not_asked_for_is_not_loaded() -> None:
+    told = """if True:
+        import sys
+        from benchmarks import __main__
+        __main__.parser(["cluster"])
+        print("trio" in sys.modules)
+        from benchmarks import suite
+        print("matplotlib" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", told], cwd=programs.ROOT, capture_output=True, check=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_each_command_is_told() -> None:
+    told = __main__.parser().format_help()
+    assert all(f"\n    {name}" in told for name in __main__.NAMES)
+
+
 def test_the_defaults_are_those_of_the_bars() -> None:
     options = __main__.parser().parse_args(["datapath"])
     assert (options.runs, options.size, options.only) == (5, 2**30, [])

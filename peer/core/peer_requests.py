@@ -16,7 +16,7 @@ given would never get one.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -222,12 +222,15 @@ class PeerRequests:
         """Raise AssertionError if more is asked for than may be, or a piece of more than two."""
         running = self.pieces.peer_requests.values()
         assert len(running) <= MAX_REQUESTS
-        going = [request for request in running if not request.cancelled]
-        for request in going:
-            same = [other.host for other in going if other.index == request.index]
-            assert len(same) == len(set(same)) <= 2, f"piece {request.index} is asked of {same}"
+        asked_for = defaultdict(list)
+        for request in running:
+            if not request.cancelled:
+                asked_for[request.index].append(request.host)
+        for index, hosts in asked_for.items():
+            assert len(hosts) == len(set(hosts)) <= 2, f"piece {index} is asked of {hosts}"
+        asked_of = Counter(request.host for request in running)
         for host in self.neighbours:
-            assert self.neighbours.asked_of(host) == self.asked_of(host)
+            assert self.neighbours.asked_of(host) == asked_of[host]
 
     def _enough(self, now: float) -> int:
         """How many requests fill this host's line, as far as what comes tells."""

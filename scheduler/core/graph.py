@@ -458,7 +458,7 @@ class Graph:
                 assert other.positions[PoolKind.SWARM] >= 0
                 assert other.host.id not in member.avoids
                 assert other not in member.full
-            assert member.receivers == sum(other.wants for other in member.links)
+            assert member.receivers == sum([other.wants for other in member.links])
             is_unused = member.state is MemberState.COMPLETE and not member.receivers
             assert (member.positions[PoolKind.UNUSED] != ABSENT) is is_unused
         for pool in self._pools.values():

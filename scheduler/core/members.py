@@ -141,6 +141,9 @@ class MemberState(Enum):
     GONE = auto()
 
 
+_WANTING: Final = (MemberState.JOINING, MemberState.ACTIVE)
+
+
 class MemberCause(Enum):
     """The events that change the state of a member."""
 
@@ -244,7 +247,7 @@ class Member:
     @property
     def wants(self) -> bool:
         """Whether the member still needs pieces."""
-        return self.state in (MemberState.JOINING, MemberState.ACTIVE)
+        return self.state in _WANTING
 
     def refusal(self, now: float) -> OriginRefusal | None:
         """The origin's refusal of the member's host for the member's repository, if the refusal still holds."""

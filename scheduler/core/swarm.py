@@ -354,43 +354,45 @@ class Swarm:
 
     def validate(self) -> None:
         """Raise AssertionError, with the story, if any part of the state contradicts another."""
-        told = self.story.lines()
+        told = self.story.lines  # an assertion that fails makes the text
         self.graph.validate()
         self.gateways.validate(self.wanting.items)
         if not self.is_tiny:
             self.graph.validate_degrees()
-        assert self.members, told
-        assert self.foreground == sum(not member.background for member in self.wanting.items), told
-        assert not len(self.wanting) or (self.pull is not None and self.pull.live), told
+        assert self.members, told()
+        assert self.foreground == sum(not member.background for member in self.wanting.items), told()
+        assert not len(self.wanting) or (self.pull is not None and self.pull.live), told()
         leased = 0
         for lease in self.leases.values():
-            assert not leased & lease.left, ("a piece is leased twice", told)
+            assert not leased & lease.left, ("a piece is leased twice", told())
             leased |= lease.left
-            assert lease.digest == self.digest, told
-            assert lease.member.wants, told
+            assert lease.digest == self.digest, told()
+            assert lease.member.wants, told()
         for member in (*self.publishers.checks, *self.publishers.admitted):
-            assert self.members.get(member.host) is member, told
-        assert not leased & self.publishers.held, ("a piece is leased that is checked", told)
+            assert self.members.get(member.host) is member, told()
+        assert not leased & self.publishers.held, ("a piece is leased that is checked", told())
         leased |= self.publishers.held
-        assert not leased & self.unleased, told
+        assert not leased & self.unleased, told()
+        in_graph = {*self.graph.everyone.items}
         for member in self.members.values():
-            assert member.host.members[self.digest] is member, told
-            assert (member.positions[PoolKind.WANTING] >= 0) == member.wants, told
-            assert (member.positions[PoolKind.SWARM] >= 0) == (member in self.graph.everyone.items), told
-            assert (member.state is not MemberState.ACTIVE) or self.size_bytes is not None, told
-        assert len(self.graph.everyone) == len(self.members), told
-        assert (self.piece_counts is None) == (self.size_bytes is None), told
+            assert member.host.members[self.digest] is member, told()
+            assert (member.positions[PoolKind.WANTING] >= 0) == member.wants, told()
+            assert (member.positions[PoolKind.SWARM] >= 0) == (member in in_graph), told()
+            assert (member.state is not MemberState.ACTIVE) or self.size_bytes is not None, told()
+        assert len(self.graph.everyone) == len(self.members), told()
+        assert (self.piece_counts is None) == (self.size_bytes is None), told()
         if self.map is not None and self.piece_counts is not None:
             self._validate_pieces(self.map, self.piece_counts, leased)
 
     def _validate_pieces(self, piece_map: PieceMap, piece_counts: PieceCounts, leased: int) -> None:
-        told = self.story.lines()
+        told = self.story.lines  # an assertion that fails makes the text
         piece_map.validate()
+        complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
+        have = [member.have for member in self.members.values() if member.have]
         for piece in range(piece_map.count):
-            holders = sum(member.have >> piece & 1 for member in self.members.values())
-            complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
-            assert piece_counts.copies(piece) == holders + complete, told
+            holders = sum([each >> piece & 1 for each in have])
+            assert piece_counts.copies(piece) == holders + complete, told()
         unknown = piece_map.everything & ~piece_map.known
-        assert not unknown & ~(leased | self.unleased), ("a piece that nobody is to fetch", told)
+        assert not unknown & ~(leased | self.unleased), ("a piece that nobody is to fetch", told())
         lost = piece_counts.without_copy(piece_map.known)
-        assert not lost & ~(leased | self.unleased | self.orphans), ("a piece that is lost", told)
+        assert not lost & ~(leased | self.unleased | self.orphans), ("a piece that is lost", told())

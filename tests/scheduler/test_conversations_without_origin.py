@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+import pytest
+
 from scheduler.core.quarantine import QUARANTINE_S
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
@@ -141,6 +143,28 @@ def test_a_long_piece_map_travels_in_several_messages() -> None:
     assert (
         play << ("b", digests(0, P0 * part)) << ("b", digests(part, P0 * part)) << ("b", digests(2 * part, P0 * 2048))
     )
+
+
+class Detail:
+    """A part of a story, which counts how often it becomes text."""
+
+    times = 0
+
+    def __str__(self) -> str:
+        self.times += 1
+        return "the detail"
+
+
+def test_the_story_becomes_text_if_an_invariant_does_not_hold() -> None:
+    """Not before: tests validate after each event."""
+    swarm = all_landed().scheduler._state.swarms[D]
+    detail = Detail()
+    swarm.story.tell("%s", detail)
+    swarm.validate()
+    assert detail.times == 0
+    swarm.foreground += 1
+    with pytest.raises(AssertionError, match="the detail"):
+        swarm.validate()
 
 
 def test_the_story_and_the_statistics() -> None:
