@@ -129,8 +129,11 @@ class BlobRecord:
         return (index,)
 
     def _known(self) -> dict[int, bytes]:
+        """The one dictionary of all threads, which grows."""
         if self._digests is None:
-            self._digests = self.read().pieces | ({} if self._prefix is None else self._prefix.digests)
+            with self._reading:
+                if self._digests is None:
+                    self._digests = self.read().pieces | ({} if self._prefix is None else self._prefix.digests)
         return self._digests
 
     def _read_on(self, stop: int) -> range:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -220,6 +222,28 @@ class TestCheck:
                 blob.check(index * PIECE, index * PIECE + 1)
         assert read == list(range(8))
         assert _record(blob).pieces == BLAKE3
+
+    def test_several_clients_at_once_share_what_is_known(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Else one finds a piece without its BLAKE3 that another has just made, and the blob is dropped."""
+        blob = _left(tmp_path, range(8), seal=True)
+        together, read = threading.Barrier(4), BlobRecord.read
+        reads: list[int] = []
+
+        def slowly(record: BlobRecord) -> Record:
+            reads.append(threading.get_ident())
+            time.sleep(0.05)
+            return read(record)
+
+        def digests() -> dict[int, bytes]:
+            together.wait(PATIENCE_S)
+            return blob.record.digests()
+
+        monkeypatch.setattr(BlobRecord, "read", slowly)
+        with ThreadPoolExecutor(4) as threads:
+            asked = [threads.submit(digests) for _ in range(4)]
+            assert [each.result(PATIENCE_S) for each in asked] == [BLAKE3] * 4
+        assert len(reads) == 2, "for what is known, and for reading on"
+        blob.release()
 
     def test_several_clients_at_once(self, tmp_path: Path) -> None:
         blob = _left(tmp_path, range(8), seal=True)
