@@ -227,8 +227,9 @@ class SampleFetched:
 
 @dataclass(frozen=True, slots=True)
 class PieceReceived:
-    """A piece is in the store, verified as far as a piece can be. `piece_digest` is its BLAKE3.
+    """A piece is in the store, verified as far as a piece can be.
 
+    `piece_digest` is its BLAKE3, b"" if it was not made: this host is alone.
     `choked`: with the piece the neighbour said that others come first now.
     """
 

@@ -2,7 +2,7 @@
 
 Rules:
 1. `land` and `recover` run in worker threads; everything else may run anywhere. One short lock guards the state.
-2. A piece is added to `pieces` after its bytes are in the file and its digest is in the record. Every piece in `pieces`
+2. A piece is added to `pieces` after its bytes are in the file and it is in the record. Every piece in `pieces`
    may be served. Pieces of an earlier process are added after `recover` has hashed them again.
 3. The blob is `whole` once the SHA-256 over all pieces is its digest. Before that, the last piece must not be served.
 4. The file is open while the blob is pinned, for writing only until the blob is whole. A blob that is in use is never

@@ -477,6 +477,27 @@ def test_what_was_adopted_alone_has_its_blake3_when_it_is_asked_for(
             blob.release()
 
 
+def test_its_new_record_is_of_the_file_as_it_is_without_a_name_of_the_stores(tmp_path: Path, runtime: Runtime) -> None:
+    """Our hard link was a name of the runtime's file: its removal changes the file's ctime."""
+    runtime.put(LARGE)
+    with a_store(tmp_path / "store", alone=True) as store:
+        hold(store, LARGE)
+        adopting = adopter(store, runtime, keep=True)
+        look(adopting)
+        adopting.keep = False
+        look(adopting)
+        blob = store.acquire(DIGEST)
+        assert blob is not None
+        assert blob.is_adopted
+        assert len(blob.record.digests()) == blob.count
+        blob.release()
+    with a_store(tmp_path / "store", alone=True) as store:
+        again = adopter(store, runtime, keep=True)
+        again.load()
+        look(again)
+        assert again.statistics().read_bytes == 0
+
+
 def test_what_rots_of_it_is_found(tmp_path: Path, runtime: Runtime) -> None:
     file = runtime.put(LARGE)
     with a_store(tmp_path / "store", alone=True) as store:
