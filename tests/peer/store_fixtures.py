@@ -63,6 +63,15 @@ def create(store: Store, content: bytes) -> Blob:
     return store.create(digest_of(content), len(content), MEDIA_TYPE)
 
 
+@contextmanager
+def pinned(store: Store, content: bytes) -> Iterator[Blob]:
+    """The blob for `content`, pinned for the block alone."""
+    blob = create(store, content)
+    with blob.pin():
+        blob.release()
+        yield blob
+
+
 def land(blob: Blob, content: bytes, indices: Iterable[int] | None = None) -> list[Landed]:
     """Land these pieces of `content`, or all, in this order."""
     landed = []

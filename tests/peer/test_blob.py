@@ -22,7 +22,7 @@ from peer.store.blob import EMPTY_DIGEST
 from peer.store.record import ENTRY_BYTES, Header, decode, encode_entry, encode_header
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.fakes import content_of
-from tests.peer.store_fixtures import a_store, create, flip, hold, hold_part, land, open_store
+from tests.peer.store_fixtures import a_store, create, flip, hold, hold_part, land, open_store, pinned
 from tests.support.registry_server import PATIENCE_S
 
 PIECE = MIN_PIECE_BYTES
@@ -41,9 +41,7 @@ def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
 
 @pytest.fixture
 def blob(store: Store) -> Iterator[Blob]:
-    blob = create(store, CONTENT)
-    with blob.pin():
-        blob.release()
+    with pinned(store, CONTENT) as blob:
         yield blob
 
 

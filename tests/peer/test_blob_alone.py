@@ -20,7 +20,7 @@ from peer.store.data_file import DataFile
 from peer.store.record import Record, decode
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.fakes import content_of
-from tests.peer.store_fixtures import a_store, create, files_of_at_most, flip, land, open_store
+from tests.peer.store_fixtures import a_store, create, files_of_at_most, flip, land, open_store, pinned
 from tests.support.registry_server import PATIENCE_S
 
 PIECE = MIN_PIECE_BYTES
@@ -38,9 +38,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def blob(store: Store) -> Iterator[Blob]:
-    blob = create(store, CONTENT)
-    with blob.pin():
-        blob.release()
+    with pinned(store, CONTENT) as blob:
         yield blob
 
 
