@@ -131,12 +131,14 @@ class Graph:
         """Follow a change of a member's state; before it, the member wanted pieces or did not."""
         if member.state is MemberState.COMPLETE:
             self.seeders.add(member)
+            member.receivers = sum([other.wants for other in member.links])
         else:
             self.seeders.discard(member)
-        self._count_receiver(member, 0)
+        self._count_receivers(member, 0)
         if member.wants != wanted:
             for other in member.links:
-                self._count_receiver(other, member.wants - wanted)
+                if other.state is MemberState.COMPLETE:
+                    self._count_receivers(other, member.wants - wanted)
 
     def remove(self, member: Member) -> None:
         """Remove a member, and link its neighbours in pairs."""
@@ -415,20 +417,20 @@ class Graph:
     def _link(self, a: Member, b: Member) -> None:
         a.links[b] = None
         b.links[a] = None
-        if b.wants:
-            self._count_receiver(a, 1)
-        if a.wants:
-            self._count_receiver(b, 1)
+        for one, other in ((a, b), (b, a)):
+            if one.state is MemberState.COMPLETE:
+                self._count_receivers(one, other.wants)
         self._note(a, b, made=True)
 
     def _unlink(self, a: Member, b: Member) -> None:
         del a.links[b]
         del b.links[a]
-        self._count_receiver(a, -b.wants)
-        self._count_receiver(b, -a.wants)
+        for one, other in ((a, b), (b, a)):
+            if one.state is MemberState.COMPLETE:
+                self._count_receivers(one, -other.wants)
         self._note(a, b, made=False)
 
-    def _count_receiver(self, member: Member, more: int) -> None:
+    def _count_receivers(self, member: Member, more: int) -> None:
         member.receivers += more
         if member.state is MemberState.COMPLETE and not member.receivers:
             self.unused.add(member)
@@ -458,8 +460,9 @@ class Graph:
                 assert other.positions[PoolKind.SWARM] >= 0
                 assert other.host.id not in member.avoids
                 assert other not in member.full
-            assert member.receivers == sum([other.wants for other in member.links])
-            is_unused = member.state is MemberState.COMPLETE and not member.receivers
+            is_complete = member.state is MemberState.COMPLETE
+            assert not is_complete or member.receivers == sum([other.wants for other in member.links])
+            is_unused = is_complete and not member.receivers
             assert (member.positions[PoolKind.UNUSED] != ABSENT) is is_unused
         for pool in self._pools.values():
             assert len(pool) > 0

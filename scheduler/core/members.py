@@ -236,7 +236,7 @@ class Member:
     far: int = 0
     """The number of links that leave the member's site."""
     receivers: int = 0
-    """The number of neighbours that want pieces."""
+    """The number of neighbours that want pieces. It is counted while the member is complete."""
     shares: int = ALL_SHARES
     """The shares of the blob's pieces that the member may ask other sites for, a bit for each share."""
     charged: int = 0
