@@ -119,13 +119,12 @@ class AdoptedBlob(Blob):
     def __init__(self, content: ContentStore, header: Header, record_path: Path, health: Health) -> None:
         super().__init__(
             header,
-            content.blobs / header.digest.hex,
+            AdoptedFile(content, header.digest, header.size_bytes),
             record_path,
             whole=True,
             held_bytes=header.size_bytes,
             recovered=True,
             health=health,
-            data=AdoptedFile(content, header.digest, header.size_bytes),
         )
         self.content = content
         self.signature = Signature(*header.of_file)
@@ -185,7 +184,8 @@ class Records:
                 os.close(file)
             if now == blob.signature or now._replace(ctime_ns=blob.signature.ctime_ns) != blob.signature:
                 return
-            record, header = decode(read_file(blob.record_path)), replace(blob.header, of_file=now)
+            record = decode(read_file(blob.record_path))
+            header = replace(record.header, of_file=now)
             self._write(blob.record_path, encode(header, record.pieces, record.prefixes, complete=True))
             blob.record.header, blob.signature = header, now
         except (OSError, StoreError):

@@ -31,6 +31,7 @@ from peer.core.eviction import (
 from peer.errors import StoreError, StoreFullError
 from peer.store.blob import Blob
 from peer.store.blob_files import BlobFiles
+from peer.store.data_file import DataFile
 from peer.store.directory import StoreDirectory
 from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, remove_files, translate_disk_error
 from peer.store.facts import BlobInfo
@@ -173,7 +174,15 @@ class Allocator:
                 freed_bytes += oldest.size_bytes
                 self._evict(oldest.digest)
         self.worked()
-        return Blob(header, data, record, whole=False, held_bytes=0, recovered=True, health=self._health)
+        return Blob(
+            header,
+            DataFile(data, header.size_bytes),
+            record,
+            whole=False,
+            held_bytes=0,
+            recovered=True,
+            health=self._health,
+        )
 
     def _choice(self, room: Room, wanted: Wanted) -> Choice:
         now = self._held.clock.now()

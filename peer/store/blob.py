@@ -58,21 +58,18 @@ class Blob:
     def __init__(
         self,
         header: Header,
-        data_path: Path,
+        data: DataFile,
         record_path: Path,
         *,
         whole: bool,
         held_bytes: int,
         recovered: bool,
         health: Health | None = None,
-        data: DataFile | None = None,
     ) -> None:
-        """`recovered`: no earlier process left pieces, so `recover` has nothing to do. `health` hears of writes. `data`
-        is the file at `data_path` if it is not the store's.
-        """
+        """`recovered`: no earlier process left pieces, so `recover` has nothing to do. `health` hears of writes."""
         self.digest: Digest = header.digest
         self.size_bytes = header.size_bytes
-        self.data = data or DataFile(data_path, header.size_bytes)
+        self.data = data
         self.record = BlobRecord(record_path, header, self.data)
         self.count = piece_count(header.size_bytes, header.piece_length)
         self.pieces = PieceSet(self.count)

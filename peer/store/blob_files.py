@@ -14,6 +14,7 @@ import structlog
 
 from peer.errors import StoreError
 from peer.store.blob import Blob
+from peer.store.data_file import DataFile
 from peer.store.directory import StoreDirectory, raise_if_limited
 from peer.store.disk import is_file, remove_files, translate_disk_error
 from peer.store.health import Health
@@ -62,7 +63,8 @@ class BlobFiles:
         if header.digest in self._held:
             return None
         held_bytes = min(held_pieces * header.piece_length, header.size_bytes)
-        blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes, recovered=False, health=self._health)
+        file = DataFile(data, header.size_bytes)
+        blob = Blob(header, file, record, whole=complete, held_bytes=held_bytes, recovered=False, health=self._health)
         blob.last_used = used
         return blob
 

@@ -123,7 +123,8 @@ class Reading:
         if is_unchanged and is_right:
             digest = Digest(f"sha256:{self._name}")
             of_file = self.signature
-            self.header = Header(digest, self.size_bytes, self._length, self._media_type(), of_file, self._by_prefix)
+            length, kind = self._length, self._media_type()
+            self.header = Header(digest, self.size_bytes, length, kind, of_file, by_prefix=self._by_prefix)
         self.is_over = True
 
     def _media_type(self) -> str:

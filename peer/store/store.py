@@ -75,6 +75,7 @@ class Store:
         self.health = Health()
         self._place = place
         self.alone = alone
+        """No other host asks for pieces: they are recorded without their BLAKE3 (`peer.store.record`)."""
         self._lock = threading.RLock()
         self._writing_pins = threading.Lock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None

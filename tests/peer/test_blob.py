@@ -19,6 +19,7 @@ from peer.errors import PeerCorruptError, StoreBrokenError
 from peer.oci.digest import Digest
 from peer.store import Blob, Landed, Store
 from peer.store.blob import EMPTY_DIGEST
+from peer.store.data_file import DataFile
 from peer.store.record import ENTRY_BYTES, Header, decode, encode_entry, encode_header
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.fakes import content_of
@@ -279,7 +280,9 @@ class TestServable:
         self, held: set[int], start: int
     ) -> None:
         header = Header(Digest("sha256:" + "0" * 64), len(CONTENT), PIECE, "")
-        blob = Blob(header, Path("data"), Path("record"), whole=False, held_bytes=0, recovered=True)
+        blob = Blob(
+            header, DataFile(Path("data"), len(CONTENT)), Path("record"), whole=False, held_bytes=0, recovered=True
+        )
         for index in held:
             blob.pieces.add(index)
         end = blob.servable_until(start)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -225,22 +224,21 @@ class TestCheck:
         """Else one finds a piece without its BLAKE3 that another has just made, and the blob is dropped."""
         blob = _left(tmp_path, range(8), seal=True)
         together, read = threading.Barrier(4), BlobRecord.read
-        reads: list[int] = []
+        locked: list[bool] = []
 
-        def slowly(record: BlobRecord) -> Record:
-            reads.append(threading.get_ident())
-            time.sleep(0.05)
+        def counted(record: BlobRecord) -> Record:
+            locked.append(record._reading.locked())
             return read(record)
 
         def digests() -> dict[int, bytes]:
             together.wait(PATIENCE_S)
             return blob.record.digests()
 
-        monkeypatch.setattr(BlobRecord, "read", slowly)
+        monkeypatch.setattr(BlobRecord, "read", counted)
         with ThreadPoolExecutor(4) as threads:
             asked = [threads.submit(digests) for _ in range(4)]
             assert [each.result(PATIENCE_S) for each in asked] == [BLAKE3] * 4
-        assert len(reads) == 2, "for what is known, and for reading on"
+        assert locked == [True, True], "for what is known, and for reading on"
         blob.release()
 
     def test_several_clients_at_once(self, tmp_path: Path) -> None:
