@@ -19,6 +19,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -253,6 +254,16 @@ def p2pd(
     }
     with running("p2pd", command("run", flags), mirror, directory / "log", _environ()) as program:
         yield program, admin
+
+
+@contextmanager
+def libraries(directory: Path) -> Iterator[Program]:
+    """What a node's libraries serve by themselves (`benchmarks.datapath.libraries`). It may not answer yet."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    words = (sys.executable, "-m", "benchmarks.datapath.libraries", str(port))
+    with running("libraries", words, f"127.0.0.1:{port}", directory / "log", _environ()) as program:
+        yield program
 
 
 @contextmanager

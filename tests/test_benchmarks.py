@@ -355,9 +355,11 @@ def test_without_the_right_to_make_networks_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.real
 def test_the_command_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Against the real programs, with blobs too small for the figures to mean anything."""
-    names = ["ready_s", "warm_vs_nginx", "cold_vs_direct", "cold_vs_pull_through"]
+    names = ["rss_mib.idle", "warm_vs_nginx", "cold_vs_direct", "cold_vs_pull_through"]
     shown = measure(tmp_path, *(word for name in names for word in ("--only", name)))
     assert set(shown["figures"]) == set(names)
+    idle = shown["figures"]["rss_mib.idle"]
+    assert 10 < idle["sides"]["libraries_mib"] < idle["value"]
 
 
 def measure(workdir: Path, *words: str) -> Any:

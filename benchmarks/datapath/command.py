@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import argparse
+import http
 import mmap
 import os
 import statistics
@@ -232,13 +233,22 @@ def rss_busy(bed: Testbed) -> list[Figure]:
 
 
 def started(bed: Testbed) -> list[Figure]:
-    """Seconds from exec to the first answer, to a /v2/ request, and the resident memory after it."""
-    ready_s, rss_mib = [], []
+    """Seconds from exec to the first answer, to a /v2/ request, and the resident memory after it.
+
+    Beside them, what the libraries of a node take that serve nothing.
+    """
+    ready_s, rss_mib, libraries_s, libraries_mib = [], [], [], []
     for _ in range(UNCOUNTED + bed.runs):
         with bed.p2pd_starting() as p2pd:
             ready_s.append(p2pd.wait_until_serving())
             rss_mib.append(settled_rss_mib(p2pd.pid))
-    return [figure("ready_s", ready_s[UNCOUNTED:]), figure("rss_mib.idle", rss_mib[UNCOUNTED:])]
+        with programs.libraries(bed.directory / "libraries") as program:
+            libraries_s.append(programs.wait_until_served(program, "/", (http.HTTPStatus.NOT_FOUND,)))
+            libraries_mib.append(settled_rss_mib(program.pid))
+    return [
+        figure("ready_s", ready_s[UNCOUNTED:], libraries_s=libraries_s[UNCOUNTED:]),
+        figure("rss_mib.idle", rss_mib[UNCOUNTED:], libraries_mib=libraries_mib[UNCOUNTED:]),
+    ]
 
 
 def first_byte(name: str, size_bytes: int) -> Callable[[Testbed], list[Figure]]:
