@@ -48,8 +48,8 @@ from peer.transfers import Transfers
 from peer.waits import Wait, wait_of
 from peer.workers import Workers
 from scheduler.protocol import link
+from scheduler.protocol.from_host import InlineBlob
 from scheduler.protocol.geometry import told_piece_length
-from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
     from peer.background.transport import BackgroundTransport

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import structs
 
 from peer.core import events
 from peer.core.events import Event
@@ -128,7 +129,7 @@ class HostSchedulers:
         scheduler = self._preheats.get(report.job, "")
         digests = [report.digests[at : at + DIGEST_BYTES] for at in range(0, len(report.digests), DIGEST_BYTES)]
         there = b"".join(each for each in digests if self._machine.schedulers.of(each).url == scheduler)
-        told = replace(report, digests=there, elsewhere=len(there) < len(report.digests))
+        told = structs.replace(report, digests=there, elsewhere=len(there) < len(report.digests))
         self._clients.tell(scheduler, told)
 
     def report_pull(self, pulled: from_host.Pulled) -> None:

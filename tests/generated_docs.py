@@ -13,13 +13,13 @@ import json
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, fields
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -38,19 +38,7 @@ from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import codec, connection, from_host, geometry, joining, link, to_host
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST
-from scheduler.protocol.fields import (
-    MAX_FRAME_BYTES,
-    Choice,
-    Flag,
-    Items,
-    Maybe,
-    Octets,
-    Record,
-    Seconds,
-    Text,
-    Whole,
-    checks_of,
-)
+from scheduler.protocol.fields import MAX_FRAME_BYTES, Record
 from scheduler.shared.live import Live
 from scheduler.shared.live_list import LiveList, Membership
 from tests.support.admin_ports import both_ports
@@ -83,11 +71,11 @@ def protocol() -> str:
     for title, ways in (("Host to scheduler", FROM_HOST), ("Scheduler to host", TO_HOST), ("Neighbours", LINK)):
         parts += [f"## {title}", *([_prose(link)] if ways is LINK else [])]
         for number, kind in ways.types.items():
-            parts += [f"### {number} {kind.__name__}", *_dataclass(kind)]
+            parts += [f"### {number} {kind.__name__}", *_fields(kind)]
     parts.append("## Records")
     records = [kind for module in (from_host, to_host, link) for kind in _classes(module) if _is_record(kind)]
     for record in records:
-        parts += [f"### {record.__name__}", *_dataclass(record)]
+        parts += [f"### {record.__name__}", *_fields(record)]
     parts.append("## Enumerations")
     for module in (from_host, connection):
         for enum in _classes(module):
@@ -155,43 +143,46 @@ def _classes(module: ModuleType) -> list[type[Any]]:
 
 def _is_record(kind: type[Any]) -> bool:
     messages = {message for ways in (FROM_HOST, TO_HOST, LINK) for message in ways.types.values()}
-    return kind not in messages and hasattr(kind, "__dataclass_fields__")
+    return kind not in messages and issubclass(kind, Record)
 
 
-def _dataclass(kind: type[Any]) -> Iterator[str]:
+def _fields(kind: type[Any]) -> Iterator[str]:
     yield inspect.getdoc(kind) or ""
-    if not fields(kind):
+    found = msgspec.inspect.type_info(kind)
+    assert isinstance(found, msgspec.inspect.StructType)
+    if not found.fields:
         return
     lines = ["| field | value | default |", "|---|---|---|"]
-    for field, check in zip(fields(kind), checks_of(kind)[0], strict=True):
-        default = "" if field.default is MISSING else f"`{field.default!r}`"
-        lines.append(f"| `{field.name}` | {_value(check)} | {default} |")
+    for field in found.fields:
+        default = "" if field.required else f"`{field.default!r}`"
+        lines.append(f"| `{field.name}` | {_value(field.type)} | {default} |")
     yield "\n".join(lines)
 
 
-def _value(check: object) -> str:
-    """What a check lets pass, in words."""
-    match check:
-        case Octets(low, high, step):
-            size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            return f"bytes, {size}" + (f", in steps of {step}" if step > 1 and low != high else "")
-        case Text(pattern):
-            return "text, `" + pattern.pattern.replace("|", r"\|") + "`"
-        case Whole(low, high):
+def _value(bounds: msgspec.inspect.Type) -> str:
+    """What a decoder lets pass, in words."""
+    match bounds:
+        case msgspec.inspect.Metadata(inner, extra={"step": step}):
+            return f"{_value(inner)}, in steps of {step}"
+        case msgspec.inspect.BytesType(low, high):
+            return f"bytes, {high:,}" if low == high else f"bytes, {low or 0:,} to {high:,}"
+        case msgspec.inspect.StrType(pattern=str(pattern)):
+            return "text, `" + pattern.removeprefix(r"\A(?:").removesuffix(r")\Z").replace("|", r"\|") + "`"
+        case msgspec.inspect.IntType(ge=low, le=high):
             return f"integer, {low:,} to {high:,}"
-        case Seconds(high):
+        case msgspec.inspect.FloatType(ge=0, le=high):
             return f"seconds, 0 to {high:,g}"
-        case Flag():
+        case msgspec.inspect.BoolType():
             return "boolean"
-        case Choice(kind, unknown):
-            return f"`{kind.__name__}`; an unknown value is read as {unknown.name}"
-        case Maybe(inner):
+        case msgspec.inspect.EnumType(kind):
+            return f"`{kind.__name__}`; an unknown value is read as {kind(-1).name}"
+        case msgspec.inspect.UnionType((inner, msgspec.inspect.NoneType())):
             return f"nil, or {_value(inner)}"
-        case Items(inner, most):
+        case msgspec.inspect.VarTupleType(inner, max_length=most):
             return f"array of at most {most:,}: {_value(inner)}"
-        case Record(kind):
+        case msgspec.inspect.StructType(kind):
             return f"`{kind.__name__}`"
-    raise TypeError(check)
+    raise TypeError(bounds)
 
 
 def _members(enum: type[IntEnum]) -> str:

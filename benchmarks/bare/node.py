@@ -26,10 +26,10 @@ from typing import Final
 
 import aiofastnet
 import aiohttp
-import msgpack  # type: ignore[import-untyped]
 import uvloop
 from aiohttp import web
 from blake3 import blake3
+from msgspec import msgpack
 
 from peer.encrypted_answer import receive, spare_bytes
 from peer.neighbour_http import NeighbourClient
@@ -64,10 +64,10 @@ class Encryption:
 
     async def tell_key(self, socket: Socket, host: int) -> None:
         key = self.keys.issue(str(host), Certificate(None))
-        await socket.send_bytes(msgpack.packb([key.key_id, key.secret]))
+        await socket.send_bytes(msgpack.encode([key.key_id, key.secret]))
 
     async def learn_key(self, socket: Socket, host: int) -> None:
-        key_id, secret = msgpack.unpackb(await socket.receive_bytes())
+        key_id, secret = msgpack.decode(await socket.receive_bytes())
         self.keys.learn(str(host), PieceKey(key_id, secret, plain=False))
 
 
@@ -135,7 +135,7 @@ class BareHost:
             index = (turn + self._own * self._count // hosts) % self._count
             sender = (self._own + 1 + turn % (hosts - 1)) % hosts
             digest = await loop.run_in_executor(threads, self._take, clients[sender], sender, index, buffer)
-            news = msgpack.packb([index, digest])
+            news = msgpack.encode([index, digest])
             for socket in islice(self._links.values(), self._news):
                 await socket.send_bytes(news)
 
@@ -193,7 +193,7 @@ class BareHost:
 
     async def _hear(self, socket: Socket) -> None:
         async for frame in socket:
-            msgpack.unpackb(frame.data)
+            msgpack.decode(frame.data)
             self.heard += 1
 
 

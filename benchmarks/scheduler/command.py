@@ -326,7 +326,7 @@ def open_testbed(options: argparse.Namespace) -> Iterator[SchedulerTestbed]:
 
 
 def versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in ("p2pd", "uvloop", "wsproto", "msgpack")}
+    return {name: metadata.version(name) for name in ("p2pd", "uvloop", "wsproto", "msgspec")}
 
 
 COMMAND = Command(

@@ -25,7 +25,6 @@ from peer.core.uplink import SHARED_LOOK_S, SPARE_FRACTION, settle_s
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.geometry import told_piece_length
-from scheduler.protocol.inline_blob import InlineBlob
 
 UPLOAD_SLOTS: Final = 5
 POLL_INTERVAL_S: Final = 0.05
@@ -152,7 +151,8 @@ class SimulatedHost:
 
     def is_told(self, message: ToHost, scheduler: str) -> None:
         """A message from the scheduler at a URL."""
-        if self.misbehaviour is not Misbehaviour.HOARDS or not isinstance(message, to_host.PieceDigests | InlineBlob):
+        learns = isinstance(message, to_host.PieceDigests | to_host.InlineBlob)
+        if self.misbehaviour is not Misbehaviour.HOARDS or not learns:
             self.feed(events.FromScheduler(message, scheduler))
 
     def is_let_in(self, scheduler: str) -> bool:
@@ -284,7 +284,7 @@ class SimulatedHost:
 
     def send_inline(self, instruction: events.SendInlineBlob) -> None:
         digest = instruction.digest
-        self._tell(InlineBlob(digest, self._blobs[digest].data))
+        self._tell(from_host.InlineBlob(digest, self._blobs[digest].data))
 
     def _tell(self, message: FromHost, scheduler: str = "") -> None:
         """Send a message to the scheduler at a URL, or to the one that the message's blob is at (`peer.host`)."""

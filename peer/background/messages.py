@@ -11,14 +11,11 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import struct
-from dataclasses import astuple, dataclass, fields
-from typing import Any, Final, TypeVar
+from typing import Annotated, Final
 
-import msgpack  # type: ignore[import-untyped]  # it ships no types
-
-T = TypeVar("T")
+import msgspec
+from msgspec import Meta, Struct
 
 MAX_QUESTION_BYTES: Final = 32 * 1024
 MAX_TICKET_BYTES: Final = 16 * 1024
@@ -50,13 +47,16 @@ class MessageError(ValueError):
     """A message is not as the rules say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+_Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+_Rate = Annotated[int, Meta(ge=0, le=MAX_RATE)]
+
+
+class Content(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A blob: its SHA-256 in hexadecimal, and how it is cut into pieces. All that a torrent is made from."""
 
-    digest: str
-    size_bytes: int
-    piece_bytes: int
+    digest: _Digest
+    size_bytes: Annotated[int, Meta(ge=1, le=MAX_BLOB_BYTES)]
+    piece_bytes: Annotated[int, Meta(ge=MIN_PIECE_BYTES, le=MAX_PIECE_BYTES, multiple_of=MIN_PIECE_BYTES)]
 
     @property
     def pieces(self) -> int:
@@ -66,94 +66,77 @@ class Content:
         """Of piece `index`, in bytes."""
         return min(self.piece_bytes, self.size_bytes - index * self.piece_bytes)
 
-    def check(self) -> None:
-        """Raises MessageError."""
-        if re.fullmatch("[0-9a-f]{64}", _of(str, self.digest)) is None:
-            raise MessageError("not a SHA-256")
-        _number(self.size_bytes, 1, MAX_BLOB_BYTES)
-        _number(self.piece_bytes, MIN_PIECE_BYTES, MAX_PIECE_BYTES)
-        if self.piece_bytes % MIN_PIECE_BYTES or self.pieces > MAX_PIECES:
-            raise MessageError("a blob cannot be cut like this")
+
+class _Question(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=str.lower):
+    """Its kind on the wire is the class's name in small letters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(_Question, frozen=True):
     """Give the blob, which is whole and in the file at `path`, to whoever has the ticket. The answer is the ticket."""
 
     content: Content
-    path: str
+    path: Annotated[str, Meta(max_length=MAX_PATH_LENGTH, pattern=r"\A/[^\0]*\Z")]
 
 
-@dataclass(frozen=True, slots=True)
-class Unshare:
+class Unshare(_Question, frozen=True):
     """Give the blob to nobody any more. The answer is empty."""
 
-    digest: str
+    digest: _Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(_Question, frozen=True):
     """Get a piece from the host at an IP address, with a ticket of its own. The answer is the piece, not verified.
 
     `rate`: with all else that is fetched, at most so many bytes per second, beside `Limit`; 0 is no limit.
     """
 
     content: Content
-    index: int
+    index: Annotated[int, Meta(ge=0)]
     address: str
-    ticket: bytes
-    rate: int = 0
+    ticket: Annotated[bytes, Meta(min_length=1, max_length=MAX_TICKET_BYTES)]
+    rate: _Rate = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(_Question, frozen=True):
     """Send and receive at most so many bytes per second; 0 is no limit. The answer is empty."""
 
-    upload: int
-    download: int
+    upload: _Rate
+    download: _Rate
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(_Question, frozen=True):
     """The answer is the number of bytes of pieces that were sent to other hosts, in decimal."""
 
 
 Question = Share | Unshare | Fetch | Limit | Count
 
-_KINDS: Final[dict[str, type[Any]]] = {
-    "share": Share,
-    "unshare": Unshare,
-    "fetch": Fetch,
-    "limit": Limit,
-    "count": Count,
-}
-_NAMES: Final = {kind: name for name, kind in _KINDS.items()}
+_QUESTIONS: Final[msgspec.msgpack.Decoder[Question]] = msgspec.msgpack.Decoder(Question)
 
 
 def encode(question: Question) -> bytes:
     """One packet. Raises MessageError."""
-    _check(question)
-    packed: bytes = msgpack.packb([_NAMES[type(question)], *astuple(question)])
+    try:
+        packed = msgspec.msgpack.encode(question)
+    except (ValueError, OverflowError) as error:
+        raise MessageError(f"not a question: {type(error).__name__}") from None
     if len(packed) > MAX_QUESTION_BYTES:
         raise MessageError("too long")
+    decode(packed)
     return packed
 
 
 def decode(packet: bytes) -> Question:
     """What `encode` made. Raises MessageError for anything else."""
     try:
-        name, *values = msgpack.unpackb(packet)
-        kind = _KINDS[name]
-        if len(values) != len(fields(kind)):
-            raise MessageError("fields are missing, or there are more")
-        if kind in (Share, Fetch):
-            values[0] = Content(*values[0])
-        question: Question = kind(*values)
-    except MessageError:
-        raise
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-        raise MessageError(f"not a question: {type(error).__name__}") from None
-    _check(question)
+        question = _QUESTIONS.decode(packet)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MessageError(f"not a question: {error}") from None
+    if isinstance(question, Share | Fetch) and question.content.pieces > MAX_PIECES:
+        raise MessageError("a blob cannot be cut like this")
+    if isinstance(question, Fetch):
+        if question.index >= question.content.pieces:
+            raise MessageError("the blob has no such piece")
+        _check_address(question.address)
     return question
 
 
@@ -170,41 +153,8 @@ def parse_header(data: bytes) -> tuple[int, int]:
     return status, length
 
 
-def _check(question: Question) -> None:
-    match question:
-        case Share(content, path):
-            content.check()
-            if not _of(str, path).startswith("/") or "\0" in path or len(path) > MAX_PATH_LENGTH:
-                raise MessageError("not a path")
-        case Unshare(digest):
-            Content(digest, 1, MIN_PIECE_BYTES).check()
-        case Fetch(content, index, address, ticket, rate):
-            content.check()
-            _number(rate, 0, MAX_RATE)
-            _number(index, 0, content.pieces - 1)
-            _check_address(_of(str, address))
-            if not 0 < len(_of(bytes, ticket)) <= MAX_TICKET_BYTES:
-                raise MessageError("not a ticket")
-        case Limit(upload, download):
-            _number(upload, 0, MAX_RATE)
-            _number(download, 0, MAX_RATE)
-        case Count():
-            pass
-
-
 def _check_address(address: str) -> None:
     try:
         ipaddress.ip_address(address)
     except ValueError:
         raise MessageError("not an IP address") from None
-
-
-def _of(kind: type[T], value: object) -> T:
-    if type(value) is not kind:
-        raise MessageError(f"not of type {kind.__name__}")
-    return value
-
-
-def _number(value: object, least: int, most: int) -> None:
-    if not least <= _of(int, value) <= most:
-        raise MessageError(f"not a number from {least} to {most}")

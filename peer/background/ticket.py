@@ -10,14 +10,14 @@ The daemon hands tickets out, and to whom is its decision (`peer.net.peer_server
 from __future__ import annotations
 
 import datetime
-from dataclasses import astuple, dataclass
-from typing import Final
+from typing import Annotated, Final
 
-import msgpack  # type: ignore[import-untyped]  # it ships no types
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from msgspec import Meta, Struct
 
 from peer.background.messages import MessageError
 
@@ -26,29 +26,24 @@ VALID: Final = CLOCKS_DIFFER + datetime.timedelta(days=1)
 """Longer than a process lives: a ticket for another process is worth nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The UDP port, and in PEM the root of the torrent, and a certificate of it with its key."""
 
-    port: int
+    port: Annotated[int, Meta(ge=1, le=65_535)]
     root: bytes
     certificate: bytes
     key: bytes
 
     def encode(self) -> bytes:
-        packed: bytes = msgpack.packb(astuple(self))
-        return packed
+        return msgspec.msgpack.encode(self)
 
 
 def parse_ticket(data: bytes) -> Ticket:
     """What another host has sent. Raises MessageError."""
     try:
-        port, *texts = msgpack.unpackb(data)
-        if isinstance(port, int) and 0 < port < 65_536 and [type(each) for each in texts] == [bytes] * 3:
-            return Ticket(port, *texts)
-    except (ValueError, TypeError, msgpack.UnpackException):
-        pass
-    raise MessageError("not a ticket")
+        return msgspec.msgpack.decode(data, type=Ticket)
+    except (msgspec.DecodeError, RecursionError):
+        raise MessageError("not a ticket") from None
 
 
 class Authority:

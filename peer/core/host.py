@@ -80,7 +80,6 @@ from peer.core.session import SchedulerSession, SessionState
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.fields import MAX_HOLDINGS_PER_MESSAGE
-from scheduler.protocol.inline_blob import InlineBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +168,7 @@ class HostMachine:
                     return self._leave_for_good(digest)
             case DigestsRead(digest, pieces, content, length):
                 if content:
-                    return [Tell(InlineBlob(digest, content))]
+                    return [Tell(from_host.InlineBlob(digest, content))]
                 is_as_told = length == self.divided.get(digest, 0)  # a runtime's file may have taken the blob's place
                 is_known = self.schedulers.of(digest).knows_pieces(self.seeds.get(digest, 0), length)
                 return [Tell(report) for report in digest_reports(digest, pieces if is_as_told and is_known else {})]

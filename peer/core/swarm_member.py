@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from peer.core.events import Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
 from peer.core.membership import Membership, MembershipState
@@ -35,7 +37,6 @@ from peer.core.spot_checks import SpotChecks
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.geometry import is_divisible, piece_length, said_piece_length
-from scheduler.protocol.inline_blob import InlineBlob
 
 MAP_DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
 RESIZED = "a wrong length was said of this blob, what was fetched by it is thrown away: ask again"
@@ -214,7 +215,7 @@ class SwarmMember:
             case to_host.Gateway(_, shares):
                 self.neighbours.open_far = pieces_of(shares)
                 return []
-            case InlineBlob(_, data):
+            case to_host.InlineBlob(_, data):
                 return [StoreInlineBlob(self.digest, data)]
             case to_host.RequestDigests():
                 return list(self.publisher.reports.digest_reports())

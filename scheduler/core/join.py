@@ -26,8 +26,7 @@ from scheduler.protocol.from_host import (
     Progress,
 )
 from scheduler.protocol.geometry import piece_length
-from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.to_host import Failed, Joined, Unreachable
+from scheduler.protocol.to_host import Failed, InlineBlob, Joined, Unreachable
 
 FEW_PROVIDERS: Final = 64
 """In a swarm with more providers, a starving member soon gets another provider, and its pieces are not leased again."""

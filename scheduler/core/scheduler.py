@@ -55,7 +55,6 @@ from scheduler.protocol import from_host
 from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import ProtocolError
-from scheduler.protocol.inline_blob import InlineBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class Scheduler:
             from_host.Sealed: self._seeders.sealed,
             from_host.Disproved: self._maps.disproved,
             from_host.Corrupt: self._joining.corrupt,
-            InlineBlob: self._seeders.inline_blob,
+            from_host.InlineBlob: self._seeders.inline_blob,
         }
 
     def handle(self, event: Event, now: float) -> list[Instruction]:

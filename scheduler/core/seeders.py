@@ -19,9 +19,9 @@ from scheduler.core.piece_digests import Maps
 from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
-from scheduler.protocol.from_host import DigestReport, Sealed
+from scheduler.protocol import to_host
+from scheduler.protocol.from_host import DigestReport, InlineBlob, Sealed
 from scheduler.protocol.geometry import is_long, piece_length
-from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, LeaseRevoked, RequestDigests
 
 UNFINISHED: Final = (MapState.GROWING, MapState.CONTESTED)
@@ -93,7 +93,7 @@ class Seeders:
             swarm.pull.fetched(len(message.data), state.now)
         self.complete(swarm, member)
         waiting = list(swarm.wanting.items)
-        state.send([other.host for other in waiting], message)
+        state.send([other.host for other in waiting], to_host.InlineBlob(swarm.digest, message.data))
         for other in waiting:
             self.complete(swarm, other)
 

@@ -11,28 +11,21 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from operator import attrgetter
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar, get_args
 
-import msgpack  # type: ignore[import-untyped]  # it ships no types
+import msgspec
 
 from scheduler.protocol import from_host, link, to_host
-from scheduler.protocol.fields import MAX_FRAME_BYTES, MAX_TEXT_BYTES, Items, ProtocolError, Record, checks_of, read
-from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError, Record
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Record, frozen=True):
     """A message of a type that this version does not know. The receiver ignores it."""
 
     type: int
 
-
-_PACKER: Final = msgpack.Packer()
-"""A new packer for each message would cost twice what the packing costs. Threads may share this packer, because it is
-given plain values only: no Python code runs while it packs."""
 
 BATCH: Final = 71
 """Stands for the type in a frame of several messages."""
@@ -41,34 +34,11 @@ MAX_BATCH: Final = 64
 BATCH_BYTES: Final = 16 * 1024
 """As many messages a frame has at most; and the bytes at which the next message begins another frame."""
 
-Values: TypeAlias = Sequence[object]
-
-
-def _getter(kind: type[Any]) -> Callable[[Any], Values]:
-    """A function that gives the fields of a message or a record of this type, in order, with records as tuples."""
-    names = [field.name for field in fields(kind)]
-    plain: Callable[[Any], Values] = attrgetter(*names) if len(names) > 1 else _getter_of_few(names)
-    records = {
-        at: _getter(check.check.kind)
-        for at, check in enumerate(checks_of(kind)[0])
-        if isinstance(check, Items) and isinstance(check.check, Record)
-    }
-    if not records:
-        return plain
-
-    def with_records(value: Any) -> Values:
-        values = list(plain(value))
-        for at, getter in records.items():
-            values[at] = tuple(map(getter, values[at]))  # type: ignore[call-overload]
-        return values
-
-    return with_records
-
-
-def _getter_of_few(names: list[str]) -> Callable[[Any], Values]:
-    """Since attrgetter makes no tuple of a single value."""
-    return lambda value: tuple(getattr(value, name) for name in names)
-
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_UNKNOWN: Final = msgspec.msgpack.Decoder(Unknown)
+_BATCH: Final = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], msgspec.Meta(max_length=1 + MAX_BATCH)])
+_PLACE: Final = re.compile(r" - at `\$\[(\d+)\].*")
+"""How msgspec's errors end: the number of the field."""
 
 FromHost: TypeAlias = (
     from_host.Hello
@@ -92,7 +62,7 @@ FromHost: TypeAlias = (
     | from_host.PreheatReport
     | from_host.Priority
     | from_host.Pulled
-    | InlineBlob
+    | from_host.InlineBlob
 )
 ToHost: TypeAlias = (
     to_host.Welcome
@@ -116,7 +86,7 @@ ToHost: TypeAlias = (
     | to_host.Preheat
     | to_host.PreheatEnded
     | to_host.Schedulers
-    | InlineBlob
+    | to_host.InlineBlob
 )
 OnLink: TypeAlias = link.LinkHello | link.PieceKey | link.LinkMessage
 
@@ -124,19 +94,18 @@ Message = TypeVar("Message")
 
 
 class Codec(Generic[Message]):
-    """Encodes and decodes the messages of one direction."""
+    """Encodes and decodes the messages of one direction, which are given as their union."""
 
-    def __init__(self, types: Mapping[int, type[Any]]) -> None:
-        self.types: Final = types
-        self._numbers: Final = {kind: (number, _getter(kind)) for number, kind in types.items()}
+    def __init__(self, messages: Any) -> None:
+        kinds = sorted(get_args(messages), key=lambda kind: kind.__struct_config__.tag)
+        self.types: Final[Mapping[int, type[Any]]] = {kind.__struct_config__.tag: kind for kind in kinds}
+        self._decoder: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(messages)
 
     def encode(self, message: Message) -> bytes:
         """The frame of a message. Raises ProtocolError if the frame would be too long."""
-        kind = type(message)
-        number, getter = self._numbers[kind]
-        frame: bytes = _PACKER.pack((number, *getter(message)))
+        frame = _ENCODER.encode(message)
         if len(frame) > MAX_FRAME_BYTES:
-            raise ProtocolError(f"{kind.__name__} makes a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
+            raise ProtocolError(f"{type(message).__name__} makes a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
         return frame
 
     def encode_checked(self, message: Message) -> bytes:
@@ -158,122 +127,49 @@ class Codec(Generic[Message]):
 
     def decode(self, frame: bytes) -> Message | Unknown:
         """The message of a frame. Raises ProtocolError."""
-        return self._message(_values(frame))
+        if len(frame) > MAX_FRAME_BYTES:
+            raise ProtocolError(f"a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
+        try:
+            return self._decoder.decode(frame)
+        except (msgspec.DecodeError, RecursionError) as error:
+            unknown = _unknown(frame)
+            kind = self.types.get(unknown.type)
+            if kind is None:
+                return unknown
+            names = ("type", *kind.__struct_fields__)
+            said = _PLACE.sub(lambda place: f", in {names[int(place[1])]}", str(error))
+            raise ProtocolError(f"{kind.__name__}: {said}") from None
 
     def decode_all(self, frame: bytes) -> list[Message | Unknown]:
         """The messages of a frame, which may be a batch. Raises ProtocolError."""
-        values = _values(frame)
-        if values[0] != BATCH:
-            return [self._message(values)]
-        if len(values) > 1 + MAX_BATCH:
-            raise ProtocolError(f"a batch of {len(values) - 1} messages, over {MAX_BATCH}")
-        return [self._message(_typed(each)) for each in values[1:]]
-
-    def _message(self, values: tuple[Any, ...]) -> Message | Unknown:
-        kind = self.types.get(values[0])
-        if kind is None:
-            return Unknown(values[0])
-        message: Message = read(kind, values[1:])
-        return message
+        message = self.decode(frame)
+        if not isinstance(message, Unknown) or message.type != BATCH:
+            return [message]
+        try:
+            _, *parts = _BATCH.decode(frame)
+        except msgspec.DecodeError:
+            raise ProtocolError(f"a batch of more than {MAX_BATCH} messages") from None
+        return [self.decode(bytes(part)) for part in parts]
 
 
 def _batch(frames: Sequence[bytes]) -> bytes:
     """One frame of those of several messages. That of a single one is as any."""
-    if len(frames) == 1:
-        return frames[0]
-    header: bytes = _PACKER.pack_array_header(1 + len(frames))
-    return b"".join((header, bytes((BATCH,)), *frames))
+    return frames[0] if len(frames) == 1 else _ENCODER.encode([BATCH, *map(msgspec.Raw, frames)])
 
 
-def _values(frame: bytes) -> tuple[Any, ...]:
-    """What a frame holds: a type, and what follows. Raises ProtocolError."""
-    if len(frame) > MAX_FRAME_BYTES:
-        raise ProtocolError(f"a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
+def _unknown(frame: bytes) -> Unknown:
+    """A frame as a message of which nothing but its type is known. Raises ProtocolError."""
     try:
-        values = msgpack.unpackb(
-            frame,
-            use_list=False,
-            max_str_len=MAX_TEXT_BYTES,
-            max_bin_len=MAX_FRAME_BYTES,
-            max_array_len=4096,
-            max_map_len=64,
-            max_ext_len=0,
-        )
-    except Exception as error:  # msgpack's own errors have no common base, and a frame may provoke any of them
-        raise ProtocolError(f"not MessagePack within bounds ({type(error).__name__})") from None
-    return _typed(values)
+        return _UNKNOWN.decode(frame)
+    except (msgspec.DecodeError, RecursionError):
+        raise ProtocolError("not a MessagePack array that starts with a message type") from None
 
 
-def _typed(values: object) -> tuple[Any, ...]:
-    if type(values) is not tuple or not values or type(values[0]) is not int:
-        raise ProtocolError("not an array that starts with a message type")
-    return values
-
-
-FROM_HOST: Final[Codec[FromHost]] = Codec(
-    {
-        1: from_host.Hello,
-        2: from_host.Announce,
-        3: from_host.Join,
-        4: from_host.Progress,
-        5: from_host.Length,
-        6: from_host.LeasePieces,
-        7: from_host.LeaseEnded,
-        8: from_host.DigestReport,
-        9: from_host.Sealed,
-        10: from_host.Disproved,
-        11: from_host.Corrupt,
-        12: from_host.NeighbourFailed,
-        13: from_host.Leave,
-        14: from_host.Bye,
-        15: from_host.TagLookup,
-        16: from_host.TagAnswer,
-        17: InlineBlob,
-        18: from_host.Need,
-        19: from_host.SpotChecked,
-        20: from_host.PreheatReport,
-        21: from_host.Pulled,
-        22: from_host.Priority,
-    }
-)
+FROM_HOST: Final[Codec[FromHost]] = Codec(FromHost)
 """Host to scheduler."""
 
-TO_HOST: Final[Codec[ToHost]] = Codec(
-    {
-        33: to_host.Welcome,
-        34: to_host.Joined,
-        35: to_host.Sized,
-        36: to_host.Neighbours,
-        37: to_host.Lease,
-        38: to_host.LeaseRevoked,
-        39: to_host.PieceDigests,
-        40: to_host.RequestDigests,
-        41: to_host.Reset,
-        42: to_host.OriginRefused,
-        43: to_host.Failed,
-        44: to_host.Quarantined,
-        45: to_host.TagQuery,
-        46: to_host.TagResult,
-        47: InlineBlob,
-        48: to_host.Gateway,
-        49: to_host.Unreachable,
-        50: to_host.Revoked,
-        51: to_host.SpotCheck,
-        52: to_host.Preheat,
-        53: to_host.PreheatEnded,
-        54: to_host.Schedulers,
-    }
-)
+TO_HOST: Final[Codec[ToHost]] = Codec(ToHost)
 """Scheduler to host."""
 
-LINK: Final[Codec[OnLink]] = Codec(
-    {
-        65: link.LinkHello,
-        66: link.Bitfield,
-        67: link.Have,
-        68: link.DontHave,
-        69: link.Unchoke,
-        70: link.PieceKey,
-    }
-)
+LINK: Final[Codec[OnLink]] = Codec(OnLink)
 """Neighbour to neighbour."""

@@ -1,10 +1,9 @@
 """The messages from a host to the scheduler. `scheduler.protocol` has their order."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated, Final
+
+from msgspec import Meta
 
 from scheduler.protocol import fields as f
 from scheduler.protocol.to_host import DigestRun
@@ -52,6 +51,10 @@ class LeaseOutcome(IntEnum):
     RETURNED = 2
     """The host gives the lease back and has not failed: for example, it has the blob already."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> IntEnum:  # noqa: ARG003  # a value that a newer version has added
+        return cls.FAILED
+
 
 class SpotResult(IntEnum):
     """The result of a comparison with the origin."""
@@ -61,6 +64,10 @@ class SpotResult(IntEnum):
     """The origin has other bytes than the piece, which matches its digest."""
     UNKNOWN = 2
     """The origin did not answer, or the host may not ask it."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> IntEnum:  # noqa: ARG003  # a value that a newer version has added
+        return cls.UNKNOWN
 
 
 class PreheatState(IntEnum):
@@ -72,6 +79,10 @@ class PreheatState(IntEnum):
     SKIPPED = 3
     """The host does not use the repository, and the order is for hosts that do."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> IntEnum:  # noqa: ARG003  # a value that a newer version has added
+        return cls.RUNNING
+
 
 class Fault(IntEnum):
     """The host's reason to replace a neighbour."""
@@ -80,9 +91,12 @@ class Fault(IntEnum):
     SLOW = 1
     FULL = 2
 
+    @classmethod
+    def _missing_(cls, value: object) -> IntEnum:  # noqa: ARG003  # a value that a newer version has added
+        return cls.SLOW
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+
+class Hello(f.Record, frozen=True, tag=1):
     """The first message on a connection. No version of the protocol may change the beginning of this message.
 
     `oldest` and `newest` are the versions that the host speaks. `upload_slots` is the number of pieces that it sends at
@@ -90,20 +104,21 @@ class Hello:
     """
 
     host: f.HostId
-    oldest: Annotated[int, f.Whole(1, 2**16)]
-    newest: Annotated[int, f.Whole(1, 2**16)]
+    oldest: Annotated[int, Meta(ge=1, le=2**16)]
+    newest: Annotated[int, Meta(ge=1, le=2**16)]
     address: f.Address
     site: f.Label = ""
     zone: f.Label = ""
     rack: f.Label = ""
-    upload_slots: Annotated[int, f.Whole(0, MAX_UPLOAD_SLOTS)] = 4
+    upload_slots: Annotated[int, Meta(ge=0, le=MAX_UPLOAD_SLOTS)] = 4
     features: f.Features = ()
-    token: f.Token = field(default="", repr=False)
+    token: f.Token = ""
     software: f.Software = ""
 
+    hidden = frozenset({"token"})
 
-@dataclass(frozen=True, slots=True)
-class Holding:
+
+class Holding(f.Record, frozen=True):
     """A blob in a host's store: the whole verified blob, or the pieces in `have`.
 
     `piece_length` is that of the digests that the host has of it. Only schedulers with the feature `piece-length` are
@@ -112,7 +127,7 @@ class Holding:
 
     digest: f.Digest
     size_bytes: f.SizeBytes
-    complete: Annotated[bool, f.Flag()]
+    complete: bool
     have: f.PieceBits = b""
     piece_length: f.PieceLength = 0
 
@@ -122,15 +137,13 @@ class Holding:
             raise f.ProtocolError(f"a bitfield names pieces beyond the {count} that the blob has")
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(f.Record, frozen=True, tag=2):
     """The blobs in a host's store, sent when the host connects. Many blobs take several messages."""
 
-    holdings: Annotated[tuple[Holding, ...], f.Items(f.Record(Holding), f.MAX_HOLDINGS_PER_MESSAGE)]
+    holdings: Annotated[tuple[Holding, ...], Meta(max_length=f.MAX_HOLDINGS_PER_MESSAGE)]
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(f.Record, frozen=True, tag=3):
     """The host wants this blob. The host says that its own client was authorised to read the blob in this repository.
 
     `size_bytes` is the size in a verified manifest. An Announce before this message has the pieces that the host holds.
@@ -149,8 +162,8 @@ class Join:
     upstream: f.Upstream
     repository: f.Repository
     size_bytes: f.MaybeSizeBytes = None
-    background: Annotated[bool, f.Flag()] = False
-    moved: Annotated[bool, f.Flag()] = False
+    background: bool = False
+    moved: bool = False
     piece_length: f.PieceLength = 0
     fetching: f.PieceBits = b""
     beside_bytes: f.ByteCount = 0
@@ -159,16 +172,14 @@ class Join:
         f.check_pieces(self.size_bytes, self.piece_length)
 
 
-@dataclass(frozen=True, slots=True)
-class Priority:
+class Priority(f.Record, frozen=True, tag=22):
     """`Join.background` has changed: a client has come, or preheats alone still want the blob here."""
 
     digest: f.Digest
-    background: Annotated[bool, f.Flag()]
+    background: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(f.Record, frozen=True, tag=18):
     """A client of this host waits for pieces `first` to `stop - 1` before all others. These pieces are leased first.
 
     Need may be sent before Join, because leases may follow Join at once. Until the host knows how the swarm has divided
@@ -178,15 +189,14 @@ class Need:
     digest: f.Digest
     first: f.PieceIndex
     stop: f.PieceStop
-    divided: Annotated[bool, f.Flag()] = False
+    divided: bool = False
 
     def __post_init__(self) -> None:
         if self.first >= self.stop:
             raise f.ProtocolError("a need of no pieces")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(f.Record, frozen=True, tag=4):
     """All pieces that the host holds now, at most once in `Welcome.progress_s`.
 
     `starving` says that the host has lacked pieces for a while and that no neighbour has any of these pieces.
@@ -195,11 +205,10 @@ class Progress:
     digest: f.Digest
     generation: f.Generation
     have: f.PieceBits
-    starving: Annotated[bool, f.Flag()] = False
+    starving: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
+class Length(f.Record, frozen=True, tag=5):
     """The blob's length, from the origin's response to a lease that was granted while the length was unknown."""
 
     lease: f.LeaseId
@@ -207,8 +216,7 @@ class Length:
     size_bytes: f.SizeBytes
 
 
-@dataclass(frozen=True, slots=True)
-class LeasePieces:
+class LeasePieces(f.Record, frozen=True, tag=6):
     """Pieces of a lease that have landed: the BLAKE3 of piece `first` and of the pieces after it.
 
     The host sends it for each piece, so that the piece spreads at once. The lease is done when all its pieces were
@@ -224,18 +232,16 @@ class LeasePieces:
         f.check_run(self.first, self.digests)
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseEnded:
+class LeaseEnded(f.Record, frozen=True, tag=7):
     """The host will not fetch the rest of a lease. `status` is the origin's status, if the origin gave one."""
 
     lease: f.LeaseId
     digest: f.Digest
-    outcome: Annotated[LeaseOutcome, f.Choice(LeaseOutcome, LeaseOutcome.FAILED)]
+    outcome: LeaseOutcome
     status: f.Status = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DigestReport:
+class DigestReport(f.Record, frozen=True, tag=8):
     """An answer to RequestDigests: the digests that the host knows. `last` ends the answer (`digests` may be empty).
 
     `more` has further runs, because the known pieces of a growing map may be scattered.
@@ -244,8 +250,8 @@ class DigestReport:
     digest: f.Digest
     first: f.PieceIndex
     digests: f.PieceDigestList
-    last: Annotated[bool, f.Flag()]
-    more: Annotated[tuple[DigestRun, ...], f.Items(f.Record(DigestRun), f.MAX_RUNS_PER_MESSAGE)] = ()
+    last: bool
+    more: Annotated[tuple[DigestRun, ...], Meta(max_length=f.MAX_RUNS_PER_MESSAGE)] = ()
 
     def __post_init__(self) -> None:
         f.check_run(self.first, self.digests)
@@ -254,18 +260,16 @@ class DigestReport:
             raise f.ProtocolError("too many digests in one message")
 
 
-@dataclass(frozen=True, slots=True)
-class SpotChecked:
+class SpotChecked(f.Record, frozen=True, tag=19):
     """The answer to SpotCheck, which is sent to hosts with the feature `spot-check` only."""
 
     digest: f.Digest
     generation: f.Generation
     piece: f.PieceIndex
-    result: Annotated[SpotResult, f.Choice(SpotResult, SpotResult.UNKNOWN)]
+    result: SpotResult
 
 
-@dataclass(frozen=True, slots=True)
-class PreheatReport:
+class PreheatReport(f.Record, frozen=True, tag=20):
     """How far the host is with a Preheat, now and then, and its end, which is told again if Preheat comes again.
 
     `digests` are all blobs of the images, once the host holds them: manifests, configs and layers. Of `size_bytes` that
@@ -277,19 +281,22 @@ class PreheatReport:
 
     job: f.JobId
     attempt: f.Attempt
-    state: Annotated[PreheatState, f.Choice(PreheatState, PreheatState.RUNNING)]
+    state: PreheatState
     size_bytes: f.ByteCount = 0
     fetched_bytes: f.ByteCount = 0
     unpinned_bytes: f.ByteCount = 0
     digests: f.PieceDigestList = b""
-    private: Annotated[bool, f.Flag()] = False
+    private: bool = False
     reason: f.Explanation = ""
     roots: f.PieceDigestList = b""
-    elsewhere: Annotated[bool, f.Flag()] = False
+    elsewhere: bool = False
+
+    def __post_init__(self) -> None:
+        f.check_digests(self.digests)
+        f.check_digests(self.roots)
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
+class Pulled(f.Record, frozen=True, tag=21):
     """A client of this host has pulled an image by its tag, which named `digest`. It is for the history of pulls alone.
 
     The client took `size_bytes`, of which the host had `warm_bytes` before. It is sent to schedulers with the feature
@@ -304,8 +311,14 @@ class Pulled:
     warm_bytes: f.ByteCount
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class InlineBlob(f.Record, frozen=True, tag=17):
+    """A whole blob of at most 64 KiB. The receiver first checks the data against `digest`."""
+
+    digest: f.Digest
+    data: f.Content64K
+
+
+class Sealed(f.Record, frozen=True, tag=9):
     """The host holds the whole blob, and the blob's SHA-256 is right.
 
     `origin_bytes` of it came to this host from the origin, and `far_bytes` from hosts of other sites, for the operator.
@@ -320,16 +333,14 @@ class Sealed:
     piece_bytes_per_s: f.ByteCount = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Disproved:
+class Disproved(f.Record, frozen=True, tag=10):
     """The host verified every piece against the map of this generation, and the blob's SHA-256 is wrong."""
 
     digest: f.Digest
     generation: f.Generation
 
 
-@dataclass(frozen=True, slots=True)
-class Corrupt:
+class Corrupt(f.Record, frozen=True, tag=11):
     """`sender` sent bytes of this piece that do not match the map of this generation."""
 
     digest: f.Digest
@@ -338,29 +349,25 @@ class Corrupt:
     sender: f.HostId
 
 
-@dataclass(frozen=True, slots=True)
-class NeighbourFailed:
+class NeighbourFailed(f.Record, frozen=True, tag=12):
     """The host needs another neighbour instead of `neighbour`."""
 
     digest: f.Digest
     neighbour: f.HostId
-    fault: Annotated[Fault, f.Choice(Fault, Fault.SLOW)]
+    fault: Fault
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(f.Record, frozen=True, tag=13):
     """The host neither wants nor holds this blob any more. Its leases of the blob go to other hosts."""
 
     digest: f.Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
+class Bye(f.Record, frozen=True, tag=14):
     """The host shuts down. Its leases go to other hosts at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class TagLookup:
+class TagLookup(f.Record, frozen=True, tag=15):
     """The host asks what most hosts were told of a tag by their origins. Its own origin is gone."""
 
     upstream: f.Upstream
@@ -368,8 +375,7 @@ class TagLookup:
     tag: f.Tag
 
 
-@dataclass(frozen=True, slots=True)
-class TagAnswer:
+class TagAnswer(f.Record, frozen=True, tag=16):
     """The answer to TagQuery: what the host's own origin said last of the tag, `age_s` ago. It is one host's word.
 
     `digest` is set if `status` is 200. Any other status says that the host has nothing to tell. `public` says that the
@@ -384,8 +390,8 @@ class TagAnswer:
     digest: f.MaybeDigest = None
     size_bytes: f.MaybeSizeBytes = None
     media_type: f.MediaType = ""
-    public: Annotated[bool, f.Flag()] = False
-    age_s: Annotated[float, f.Seconds(MAX_AGE_S)] = 0.0
+    public: bool = False
+    age_s: Annotated[float, Meta(ge=0, le=MAX_AGE_S)] = 0.0
 
     def __post_init__(self) -> None:
         if (self.status == 200) != (self.digest is not None):

@@ -22,10 +22,9 @@ whose key id is KEYID and NUMBER (8 octets). Its records have at most 262,144 by
 authenticated is answered 401: the piece may be asked for over TLS then.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
 from typing import Annotated, Final, TypeAlias
+
+from msgspec import Meta
 
 from scheduler.protocol import fields as f
 
@@ -35,28 +34,25 @@ BATCHES: Final = "batches"
 """The feature of whoever takes several messages in one frame (rule 5)."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkHello:
+class LinkHello(f.Record, frozen=True, tag=65):
     """The first message, from each side."""
 
     host: f.HostId
-    oldest: Annotated[int, f.Whole(1, 2**16)]
-    newest: Annotated[int, f.Whole(1, 2**16)]
+    oldest: Annotated[int, Meta(ge=1, le=2**16)]
+    newest: Annotated[int, Meta(ge=1, le=2**16)]
     features: f.Features = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Bitfield:
+class Bitfield(f.Record, frozen=True, tag=66):
     """All pieces that the sender holds, sent on connecting and after a reset. It replaces earlier Have messages."""
 
     digest: f.Digest
     generation: f.Generation
-    complete: Annotated[bool, f.Flag()]
+    complete: bool
     have: f.PieceBits = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(f.Record, frozen=True):
     """Pieces `first` to `stop - 1`."""
 
     first: f.PieceIndex
@@ -67,39 +63,37 @@ class Span:
             raise f.ProtocolError("a span of no pieces")
 
 
-@dataclass(frozen=True, slots=True)
-class Have:
+class Have(f.Record, frozen=True, tag=67):
     """Pieces that the sender has gained since its last message."""
 
     digest: f.Digest
     generation: f.Generation
-    spans: Annotated[tuple[Span, ...], f.Items(f.Record(Span), MAX_SPANS_PER_MESSAGE)]
+    spans: Annotated[tuple[Span, ...], Meta(max_length=MAX_SPANS_PER_MESSAGE)]
 
 
-@dataclass(frozen=True, slots=True)
-class DontHave:
+class DontHave(f.Record, frozen=True, tag=68):
     """The sender no longer serves this blob."""
 
     digest: f.Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Unchoke:
+class Unchoke(f.Record, frozen=True, tag=69):
     """The sender had no upload slot for a piece of this blob and has one now. The receiver may ask again."""
 
     digest: f.Digest
 
 
-@dataclass(frozen=True, slots=True)
-class PieceKey:
+class PieceKey(f.Record, frozen=True, tag=70):
     """Under this key the receiver asks the sender for pieces outside of TLS. Only on links with certificates.
 
     `plain`: the sender sends pieces unencrypted too, to authenticated hosts, if they ask for that.
     """
 
-    key_id: Annotated[bytes, f.Octets(16, 16)]
-    secret: Annotated[bytes, f.Octets(32, 32)] = field(repr=False)
-    plain: Annotated[bool, f.Flag()] = False
+    key_id: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    secret: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    plain: bool = False
+
+    hidden = frozenset({"secret"})
 
 
 LinkMessage: TypeAlias = Bitfield | Have | DontHave | Unchoke

@@ -1,10 +1,8 @@
 """The messages from the scheduler to a host. `scheduler.protocol` has their order."""
 
-from __future__ import annotations
-
-import re
-from dataclasses import dataclass, field
 from typing import Annotated, Final
+
+from msgspec import Meta
 
 from scheduler.protocol import fields as f
 from scheduler.protocol.geometry import ALL_SHARES, MAX_PIECE_BYTES
@@ -22,8 +20,7 @@ MAX_BURST = 16_384
 """The most messages that a host may send at once. It announces 8,192 blobs, each counted as one, and joins some."""
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(f.Record, frozen=True, tag=33):
     """The host is connected. Both ends speak `version` and have the `features`.
 
     The host keeps to the bounds that follow: `max_blobs` that it holds or wants, `messages_per_s` in the long run and
@@ -32,25 +29,23 @@ class Welcome:
     `seen_at` is the address that the host's connection comes from; none of these are known from an older scheduler.
     """
 
-    version: Annotated[int, f.Whole(1, 2**16)]
+    version: Annotated[int, Meta(ge=1, le=2**16)]
     features: f.Features = ()
     progress_s: f.Duration = 2.0
-    max_blobs: Annotated[int, f.Whole(1, 2**31 - 1)] = MAX_BLOBS_PER_HOST
-    messages_per_s: Annotated[int, f.Whole(1, 2**31 - 1)] = MAX_MESSAGES_PER_S
-    burst: Annotated[int, f.Whole(1, 2**31 - 1)] = MAX_BURST
-    seen_at: Annotated[str, f.Text(re.compile(r"[0-9A-Za-z.:%_-]{0,64}"))] = ""
+    max_blobs: Annotated[int, Meta(ge=1, le=2**31 - 1)] = MAX_BLOBS_PER_HOST
+    messages_per_s: Annotated[int, Meta(ge=1, le=2**31 - 1)] = MAX_MESSAGES_PER_S
+    burst: Annotated[int, Meta(ge=1, le=2**31 - 1)] = MAX_BURST
+    seen_at: Annotated[str, f.text(r"[0-9A-Za-z.:%_-]{0,64}")] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerAt:
+class SchedulerAt(f.Record, frozen=True):
     """A scheduler, and where hosts reach it."""
 
     id: f.SchedulerId
     url: f.SchedulerUrl
 
 
-@dataclass(frozen=True, slots=True)
-class Schedulers:
+class Schedulers(f.Record, frozen=True, tag=54):
     """The schedulers that live. The owner of a blob among them has its swarm (`scheduler.protocol.rendezvous`).
 
     It is sent to hosts with the feature `schedulers` only: right after Welcome, if the sender is one of several, and at
@@ -59,23 +54,21 @@ class Schedulers:
     `outdated`: the sender has not been able to look for so long that the others may have struck it out.
     """
 
-    epoch: Annotated[int, f.Whole(0, 2**63 - 1)]
+    epoch: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     own: f.SchedulerId
-    schedulers: Annotated[tuple[SchedulerAt, ...], f.Items(f.Record(SchedulerAt), f.MAX_SCHEDULERS)]
-    outdated: Annotated[bool, f.Flag()] = False
+    schedulers: Annotated[tuple[SchedulerAt, ...], Meta(max_length=f.MAX_SCHEDULERS)]
+    outdated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(f.Record, frozen=True):
     """A host to exchange pieces with. `distance`: 0 same rack, 1 same zone, 2 same site, 3 elsewhere."""
 
     host: f.HostId
     address: f.Address
-    distance: Annotated[int, f.Whole(0, 3)]
+    distance: Annotated[int, Meta(ge=0, le=3)]
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(f.Record, frozen=True, tag=34):
     """The answer to Join. Without a size, the host waits for Sized, for its own lease, or for InlineBlob.
 
     `neighbours` are all neighbours of the host in this swarm. They replace the neighbours that an earlier scheduler
@@ -87,16 +80,15 @@ class Joined:
     digest: f.Digest
     generation: f.Generation
     size_bytes: f.MaybeSizeBytes
-    sealed: Annotated[bool, f.Flag()]
-    neighbours: Annotated[tuple[Neighbour, ...], f.Items(f.Record(Neighbour), f.MAX_NEIGHBOURS_PER_MESSAGE)]
+    sealed: bool
+    neighbours: Annotated[tuple[Neighbour, ...], Meta(max_length=f.MAX_NEIGHBOURS_PER_MESSAGE)]
     piece_length: f.PieceLength = 0
 
     def __post_init__(self) -> None:
         f.check_pieces(self.size_bytes, self.piece_length)
 
 
-@dataclass(frozen=True, slots=True)
-class Sized:
+class Sized(f.Record, frozen=True, tag=35):
     """The blob's length, and that of its pieces as in Joined, to members that were not told them."""
 
     digest: f.Digest
@@ -108,28 +100,25 @@ class Sized:
         f.check_pieces(self.size_bytes, self.piece_length)
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbours(f.Record, frozen=True, tag=36):
     """Links that were made and links that were ended. A host in both lists has moved to another address."""
 
     digest: f.Digest
-    add: Annotated[tuple[Neighbour, ...], f.Items(f.Record(Neighbour), f.MAX_NEIGHBOURS_PER_MESSAGE)]
+    add: Annotated[tuple[Neighbour, ...], Meta(max_length=f.MAX_NEIGHBOURS_PER_MESSAGE)]
     remove: f.HostIds
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(f.Record, frozen=True, tag=48):
     """The shares of the pieces that this host may ask neighbours at distance 3 for, a bit for each share.
 
     The message holds until the next Joined. A host that gets no such message may ask any neighbour for any piece.
     """
 
     digest: f.Digest
-    shares: Annotated[int, f.Whole(0, ALL_SHARES)]
+    shares: Annotated[int, Meta(ge=0, le=ALL_SHARES)]
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(f.Record, frozen=True, tag=37):
     """Permission to fetch pieces `first` to `stop - 1` from the origin, and to publish their digests.
 
     If the length is unknown, the host opens the blob, sends Length at once, and fetches those of these pieces that
@@ -148,8 +137,7 @@ class Lease:
             raise f.ProtocolError("a lease of no pieces")
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRevoked:
+class LeaseRevoked(f.Record, frozen=True, tag=38):
     """The host loses the lease, and publishes no more pieces of it.
 
     `at_once`: the host also ends its request, since clients wait for the origin. Only hosts whose Join or Priority said
@@ -158,11 +146,10 @@ class LeaseRevoked:
 
     lease: f.LeaseId
     digest: f.Digest
-    at_once: Annotated[bool, f.Flag()] = False
+    at_once: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DigestRun:
+class DigestRun(f.Record, frozen=True):
     """The BLAKE3 digests of consecutive pieces from `first` on."""
 
     first: f.PieceIndex
@@ -172,21 +159,26 @@ class DigestRun:
         f.check_run(self.first, self.digests)
 
 
-@dataclass(frozen=True, slots=True)
-class PieceDigests:
+class PieceDigests(f.Record, frozen=True, tag=39):
     """The expected digests of pieces. A host accepts a piece, from any sender, only if it matches its digest here."""
 
     digest: f.Digest
     generation: f.Generation
-    runs: Annotated[tuple[DigestRun, ...], f.Items(f.Record(DigestRun), f.MAX_RUNS_PER_MESSAGE)]
+    runs: Annotated[tuple[DigestRun, ...], Meta(max_length=f.MAX_RUNS_PER_MESSAGE)]
 
     def __post_init__(self) -> None:
         if sum(len(run.digests) for run in self.runs) > f.MAX_DIGESTS_PER_MESSAGE * f.DIGEST_BYTES:
             raise f.ProtocolError("too many digests in one message")
 
 
-@dataclass(frozen=True, slots=True)
-class SpotCheck:
+class InlineBlob(f.Record, frozen=True, tag=47):
+    """A whole blob of at most 64 KiB. The receiver first checks the data against `digest`."""
+
+    digest: f.Digest
+    data: f.Content64K
+
+
+class SpotCheck(f.Record, frozen=True, tag=51):
     """A publisher says that a piece has this digest. Is it so?
 
     The host fetches bytes `[start, stop)` of the piece from the origin, and then the piece from a neighbour, as if its
@@ -197,16 +189,15 @@ class SpotCheck:
     generation: f.Generation
     piece: f.PieceIndex
     piece_digest: f.Digest
-    start: Annotated[int, f.Whole(0, MAX_PIECE_BYTES - 1)]
-    stop: Annotated[int, f.Whole(1, MAX_PIECE_BYTES)]
+    start: Annotated[int, Meta(ge=0, le=MAX_PIECE_BYTES - 1)]
+    stop: Annotated[int, Meta(ge=1, le=MAX_PIECE_BYTES)]
 
     def __post_init__(self) -> None:
         if self.start >= self.stop:
             raise f.ProtocolError("a check of no bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Preheat:
+class Preheat(f.Record, frozen=True, tag=52):
     """The host is to have these images before its clients ask for them, in the background, and to keep them `ttl_s`.
 
     It is sent to hosts with the feature `preheat` only. `attempt` grows when an operator has the job tried again; the
@@ -224,21 +215,21 @@ class Preheat:
     platforms: f.Platforms = ()
     rate_bytes_per_s: f.ByteCount = 0
     ttl_s: f.KeepFor = 0.0
-    credential: f.Secret = field(default="", repr=False)
-    only_where_used: Annotated[bool, f.Flag()] = False
-    from_hosts: Annotated[bool, f.Flag()] = False
+    credential: f.Secret = ""
+    only_where_used: bool = False
+    from_hosts: bool = False
     most_bytes: f.ByteCount = 0
 
+    hidden = frozenset({"credential"})
 
-@dataclass(frozen=True, slots=True)
-class PreheatEnded:
+
+class PreheatEnded(f.Record, frozen=True, tag=53):
     """The preheat is over: the host stops, and sends no report. What it holds stays, pinned or not."""
 
     job: f.JobId
 
 
-@dataclass(frozen=True, slots=True)
-class RequestDigests:
+class RequestDigests(f.Record, frozen=True, tag=40):
     """The scheduler asks a host for the digests of the pieces that the host holds, usually after a restart.
 
     The host answers with DigestReport or, for a tiny blob, with InlineBlob.
@@ -247,8 +238,7 @@ class RequestDigests:
     digest: f.Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(f.Record, frozen=True, tag=41):
     """The map is disputed. The host forgets every digest of the map; the confirmed digests follow.
 
     The host keeps its bytes. It holds, serves and counts a piece again only when a digest of this generation matches
@@ -259,8 +249,7 @@ class Reset:
     generation: f.Generation
 
 
-@dataclass(frozen=True, slots=True)
-class OriginRefused:
+class OriginRefused(f.Record, frozen=True, tag=42):
     """This host gets no lease: its client must ask the origin itself and gets the origin's answer.
 
     The host has left the swarm. `status` 0: the origin has refused nobody, and the swarm has divided the blob into
@@ -271,8 +260,7 @@ class OriginRefused:
     status: f.Status
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(f.Record, frozen=True, tag=43):
     """The swarm cannot get this blob. `status` is the origin's last status, or 0. The host has left the swarm."""
 
     digest: f.Digest
@@ -280,16 +268,14 @@ class Failed:
     reason: f.Explanation
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantined:
+class Quarantined(f.Record, frozen=True, tag=44):
     """The scheduler shuts the host out for this long: the host was proved wrong, or reported by its neighbours."""
 
     reason: f.Explanation
     for_s: f.Duration
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(f.Record, frozen=True, tag=50):
     """An operator has revoked these hosts: the host ends its links to them, and refuses them from now on.
 
     All of them come after Welcome, in as many messages as it takes, and new ones at once.
@@ -298,15 +284,13 @@ class Revoked:
     hosts: f.ManyHostIds
 
 
-@dataclass(frozen=True, slots=True)
-class Unreachable:
+class Unreachable(f.Record, frozen=True, tag=49):
     """So many other hosts could not reach this host at its `address`. It is sent once for each connection."""
 
-    reports: Annotated[int, f.Whole(1, 2**16)]
+    reports: Annotated[int, Meta(ge=1, le=2**16)]
 
 
-@dataclass(frozen=True, slots=True)
-class TagQuery:
+class TagQuery(f.Record, frozen=True, tag=45):
     """The host must send TagAnswer within this time: what its own origin told it last of the tag."""
 
     upstream: f.Upstream
@@ -315,8 +299,7 @@ class TagQuery:
     within_s: f.Duration
 
 
-@dataclass(frozen=True, slots=True)
-class TagResult:
+class TagResult(f.Record, frozen=True, tag=46):
     """The answer to TagLookup: the public manifest that most of the hosts that asked their origins were told last.
 
     Status 0 says that there is no such majority. `hosts` is the number of hosts that told this manifest; a result of
@@ -330,5 +313,5 @@ class TagResult:
     digest: f.MaybeDigest = None
     size_bytes: f.MaybeSizeBytes = None
     media_type: f.MediaType = ""
-    public: Annotated[bool, f.Flag()] = False
-    hosts: Annotated[int, f.Whole(0, 2**31)] = 0
+    public: bool = False
+    hosts: Annotated[int, Meta(ge=0, le=2**31)] = 0

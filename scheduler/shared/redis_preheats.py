@@ -34,6 +34,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import msgspec
+
 from scheduler.core.preheat_hosts import MAX_HOSTS, parse_selection
 from scheduler.core.preheat_job import OPEN_STATES, JobState, Target, TargetState
 from scheduler.core.preheat_record import (
@@ -46,7 +48,7 @@ from scheduler.core.preheat_record import (
 )
 from scheduler.core.preheat_window import parse_window
 from scheduler.core.preheats import MAX_ATTEMPTS, MAX_JOBS
-from scheduler.protocol.fields import read
+from scheduler.protocol.fields import Images
 from scheduler.protocol.to_host import Preheat
 from scheduler.shared import preheat_scripts as scripts
 from scheduler.shared.redis_calls import RedisCalls
@@ -311,11 +313,10 @@ def _record(name: str, fields: dict[bytes, bytes]) -> JobRecord | None:
 
 def _held(stored: bytes) -> tuple[str, ...]:
     try:
-        found = json.loads(stored or b"[]")
-        read(Preheat, ("job", 1, tuple(found) or ("none",)))
-        return tuple(found)
-    except (ValueError, TypeError, RecursionError):
+        held: tuple[str, ...] = msgspec.json.decode(stored or b"[]", type=Images)
+    except (msgspec.DecodeError, RecursionError):
         return ()
+    return held
 
 
 def _check(record: JobRecord) -> None:
@@ -324,8 +325,9 @@ def _check(record: JobRecord) -> None:
     parse_selection(record.to)
     if record.window:
         parse_window(record.window)
-    read(Preheat, (order.id, 1, order.images, order.platforms, order.rate_bytes_per_s, order.ttl_s))
-    read(Preheat, (order.id, 1, order.images, (), order.most_bytes))
+    number = Preheat.__struct_config__.tag
+    for count in (order.rate_bytes_per_s, order.most_bytes):
+        msgspec.convert((number, order.id, 1, order.images, order.platforms, count, order.ttl_s), Preheat)
 
 
 def _row(target: Target) -> str:

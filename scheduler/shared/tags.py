@@ -13,14 +13,15 @@ import asyncio
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-import msgpack  # type: ignore[import-untyped]  # it ships no types
+import msgspec
+from msgspec import Meta
 
 from scheduler.core.events import TagAsked, TagTold, ToldWord
 from scheduler.core.tags import MAX_TOLD, VOTER_BYTES
-from scheduler.protocol.fields import ProtocolError, read
-from scheduler.protocol.from_host import TagAnswer, TagLookup
+from scheduler.protocol.fields import Digest, MediaType, Record, Repository, SizeBytes, Tag, Upstream
+from scheduler.protocol.from_host import MAX_AGE_S
 from scheduler.shared.errors import SharedStateError
 from scheduler.shared.redis_clients import RedisPlace, client, close, translated
 
@@ -35,6 +36,8 @@ MAX_WAITING: Final = 1024
 
 MAX_DECOMPRESSED: Final = 1024 * 1024
 MAX_STARTER: Final = 512
+
+_Name = Annotated[str, Meta(max_length=MAX_STARTER)]
 
 _ADD: Final = """
 redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[1], '*', 'told', ARGV[3])
@@ -107,50 +110,53 @@ def encode(told: SharedTag) -> bytes:
     """At most MAX_BYTES. Of words that take more, fewer: they are in no order."""
     names = (told.scheduler, told.upstream, told.repository, told.tag)
     if isinstance(told, TagAsked):
-        return zlib.compress(msgpack.packb([*names, told.starter[:MAX_STARTER]]))
+        return zlib.compress(msgspec.msgpack.encode([*names, told.starter[:MAX_STARTER]]))
     words = told.words
     while True:
         manifests = list(dict.fromkeys(word[1:4] for word in words))
         number = {manifest: at for at, manifest in enumerate(manifests)}
         rows = [[word.voter, number[word[1:4]], round(word.age_s, 1)] for word in words]
-        encoded = zlib.compress(msgpack.packb([*names, manifests, rows]))
+        encoded = zlib.compress(msgspec.msgpack.encode([*names, manifests, rows]))
         if len(encoded) <= MAX_BYTES:
             return encoded
         words = words[: len(words) // 2]
+
+
+class _Manifest(Record, frozen=True):
+    digest: Digest
+    size_bytes: SizeBytes
+    media_type: MediaType
+
+
+class _Word(Record, frozen=True):
+    voter: Annotated[bytes, Meta(min_length=VOTER_BYTES, max_length=VOTER_BYTES)]
+    manifest: Annotated[int, Meta(ge=0)]
+    age_s: Annotated[float, Meta(ge=0, le=MAX_AGE_S)]
+
+
+class _Entry(Record, frozen=True):
+    scheduler: _Name
+    upstream: Upstream
+    repository: Repository
+    tag: Tag
+    told: _Name | tuple[_Manifest, ...]
+    """Who asks, or what others were told."""
+    words: tuple[_Word, ...] = ()
+
+
+_ENTRIES: Final = msgspec.msgpack.Decoder(_Entry)
 
 
 def decode(stored: bytes) -> SharedTag | None:
     """None if it is none: Redis is not ours alone."""
     try:
         unpacked = zlib.decompressobj().decompress(stored, MAX_DECOMPRESSED)
-        scheduler, upstream, repository, tag, *rest = msgpack.unpackb(unpacked, use_list=False)
-        asked = read(TagLookup, (upstream, repository, tag))
-        names = (_text(scheduler), asked.upstream, asked.repository, asked.tag)
-        if len(rest) == 1:
-            return TagAsked(*names, _text(rest[0]))
-        manifests, rows = rest
-        words = [_word(asked, manifests[number], voter, age_s) for voter, number, age_s in rows[:MAX_TOLD]]
+        entry = _ENTRIES.decode(unpacked)
+        names = (entry.scheduler, entry.upstream, entry.repository, entry.tag)
+        if isinstance(entry.told, str):
+            return TagAsked(*names, entry.told)
+        manifests = [(each.digest, each.size_bytes, each.media_type) for each in entry.told]
+        words = [ToldWord(each.voter, *manifests[each.manifest], each.age_s) for each in entry.words[:MAX_TOLD]]
         return TagTold(*names, tuple(words))
-    except (zlib.error, ValueError, TypeError, IndexError, RecursionError, msgpack.exceptions.UnpackException):
+    except (zlib.error, msgspec.DecodeError, IndexError, RecursionError):
         return None
-    except ProtocolError:
-        return None
-
-
-def _word(asked: TagLookup, manifest: tuple[object, object, object], voter: object, age_s: object) -> ToldWord:
-    """Raises ProtocolError."""
-    if not isinstance(voter, bytes) or len(voter) != VOTER_BYTES:
-        raise ProtocolError("expected the hash of a voter")
-    digest, size_bytes, media_type = manifest
-    answer = (asked.upstream, asked.repository, asked.tag, 200, digest, size_bytes, media_type, True, age_s)
-    told: TagAnswer = read(TagAnswer, answer)
-    if told.digest is None or told.size_bytes is None:
-        raise ProtocolError("expected a manifest")
-    return ToldWord(voter, told.digest, told.size_bytes, told.media_type, told.age_s)
-
-
-def _text(found: object) -> str:
-    """Raises ProtocolError."""
-    if not isinstance(found, str) or len(found) > MAX_STARTER:
-        raise ProtocolError("expected a text")
-    return found

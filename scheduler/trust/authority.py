@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from cryptography import x509
 
-from scheduler.protocol.fields import ProtocolError, checks_of
-from scheduler.protocol.from_host import Hello
+from scheduler.protocol.fields import HostId
 from scheduler.trust import certificates
 from scheduler.trust.certificates import CertificateAuthority, Credentials, moment
 from scheduler.trust.errors import CertificateError, JoinRefusedError, TrustError, UnsafeFileError
@@ -33,8 +33,6 @@ from scheduler.trust.token import ID_BYTES, SECRET_BYTES, JoinToken, new_token, 
 
 CERTIFICATE_S: Final = 86_400.0
 """The lifetime of a certificate."""
-
-_HOST_ID: Final = checks_of(Hello)[0][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +121,8 @@ class Authority:
 
     def _host_identity(self, host: str) -> PeerIdentity:
         try:
-            _HOST_ID(host)
-        except ProtocolError:
+            msgspec.convert(host, HostId)
+        except msgspec.ValidationError:
             raise TrustError("a host id has 1 to 64 letters, digits, dots, underscores and dashes") from None
         if host in (".", ".."):
             raise TrustError(f"a host id cannot be {host}")

@@ -7,11 +7,14 @@ mostly what they were asked to is tested in `tests.scheduler.test_any_order` and
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import re
+from typing import Any, get_type_hints
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import inspect
 
 from peer.core import events
 from peer.core.membership import MembershipState
@@ -19,14 +22,13 @@ from scheduler.core.events import Close, Connected, Disconnected, Instruction, R
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, Codec
-from scheduler.protocol.fields import Octets, Text, Whole, checks_of
 from scheduler.protocol.from_host import Hello
 from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from scheduler.protocol.to_host import Lease
 from tests.peer.host_playbook import D, E
 from tests.peer.host_playbook import digest as piece_digest
 from tests.peer.host_world import COUNT, HOSTS, SIZE, Blob, World
-from tests.scheduler.messages import Likely, messages
+from tests.scheduler.messages import Likely, fields_of, messages
 
 TINY = b"tiny"
 NAMES = ("a", "b", "c", "e")
@@ -40,21 +42,21 @@ def likely(numbers: range) -> Likely:
 
     def known(check: Any) -> tuple[Any, ...]:
         match check:
-            case Octets(32, 32):
+            case inspect.BytesType(32, 32):
                 return (*BLOBS, piece_digest(0))
-            case Octets(_, _, 32):
+            case inspect.Metadata(extra={"step": 32}):
                 return (piece_digest(0), piece_digest(1) + piece_digest(2), b"x" * 32, b"")
-            case Octets(0, _):
+            case inspect.BytesType(min_length=None):
                 return (b"", b"\x01", b"\x07", b"\xff", TINY)
-            case Whole(0, high) if high == MAX_PIECE_BYTES:
+            case inspect.IntType(ge=0, le=high) if high == MAX_PIECE_BYTES:
                 return (0,)  # `tests/scheduler/test_division.py` has pieces of other lengths than the usual ones
-            case Whole(0, high) if high > 2**40:
+            case inspect.IntType(ge=0, le=int(high)) if high > 2**40:
                 return SIZES
-            case Whole(low, high):
+            case inspect.IntType(ge=int(low), le=int(high)):
                 return tuple(number for number in (*numbers, high) if low <= number <= high)
-            case Text(pattern):
+            case inspect.StrType(pattern=str(pattern)):
                 words = (*NAMES, "docker.io", "library/app", "v1", "a:1", "127.0.0.1:1", "")
-                return tuple(word for word in words if pattern.fullmatch(word))
+                return tuple(word for word in words if re.fullmatch(pattern, word))
             case _:
                 return ()
 
@@ -214,6 +216,7 @@ TestAnyScheduler = AnyScheduler.TestCase
 def test_the_likely_values_are_allowed() -> None:
     for codec in (FROM_HOST, TO_HOST, LINK):
         for kind in codec.types.values():
-            for check in checks_of(kind)[0]:
-                for value in likely(range(3))(check):
-                    assert check(value) == value
+            hints = get_type_hints(kind, include_extras=True)
+            for field in fields_of(kind):
+                for value in likely(range(3))(field.type):
+                    assert msgspec.convert(value, hints[field.name]) == value

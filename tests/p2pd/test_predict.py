@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from p2pd.config.sources import load
 from p2pd.config.values import ConfigError
@@ -167,7 +168,7 @@ class TestGathering:
         told = Pulled("a.test", "app", "1", b"a" * 32, 100, 150)
         for host in ("h1", "h1", "h2"):
             gathering.seen(PullSeen(host, "x", told), NOW)
-        gathering.seen(PullSeen("h1", "x", replace(told, repository="../..")), NOW)
+        gathering.seen(PullSeen("h1", "x", structs.replace(told, repository="../..")), NOW)
         (record,) = gathering.take()
         digest = f"sha256:{(b'a' * 32).hex()}"
         assert record == PullRecord(NOW, f"{APP}:1", digest, "x", 2, 100, 300, 300)

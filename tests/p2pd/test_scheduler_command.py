@@ -9,12 +9,12 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from p2pd.cli.app import app

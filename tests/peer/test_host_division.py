@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from peer.core.events import (
     BlobRemoved,
     BlobStored,
@@ -36,12 +38,12 @@ SIZE = 24 * MIB
 USUAL, SHORT = MIB, MIB // 2
 JOIN = Join(D, "docker.io", "library/app", SIZE)
 ANSWER = joined(size_bytes=SIZE)
-SHORT_ANSWER = replace(ANSWER, piece_length=SHORT)
+SHORT_ANSWER = structs.replace(ANSWER, piece_length=SHORT)
 
 SMALL_SIZE = 8 * MIB
 SMALL_USUAL, LONG = MIB // 2, MIB
-SMALL_JOIN = replace(JOIN, size_bytes=SMALL_SIZE)
-LONG_ANSWER = replace(ANSWER, size_bytes=SMALL_SIZE, piece_length=LONG)
+SMALL_JOIN = structs.replace(JOIN, size_bytes=SMALL_SIZE)
+LONG_ANSWER = structs.replace(ANSWER, size_bytes=SMALL_SIZE, piece_length=LONG)
 
 
 def begun(held: PiecesHeld | None = None, *, connected: bool = True, size_bytes: int | None = SIZE) -> Playbook:
@@ -80,7 +82,7 @@ class TestADownload:
         assert playbook >> check << FetchSample(D, 0, 0, 47, 0, 16, SIZE, SHORT)
 
     def test_hears_of_them_with_the_length_if_nobody_knew_that(self) -> None:
-        playbook = begun(size_bytes=None) << replace(JOIN, size_bytes=None) >> joined(size_bytes=None)
+        playbook = begun(size_bytes=None) << structs.replace(JOIN, size_bytes=None) >> joined(size_bytes=None)
         assert playbook >> Sized(D, 1, SIZE, SHORT) << Prepare(D, SIZE, SHORT)
 
     def test_says_what_its_client_waits_for_in_the_pieces_that_it_knows_of(self) -> None:
@@ -92,13 +94,13 @@ class TestADownload:
 
     def test_keeps_to_its_pieces_and_says_so_when_the_scheduler_is_back(self) -> None:
         playbook = begun() << JOIN >> SHORT_ANSWER << Prepare(D, SIZE, SHORT) >> Prepared(D) >> SchedulerLost()
-        playbook = playbook >> SchedulerFound() << replace(JOIN, piece_length=SHORT)
+        playbook = playbook >> SchedulerFound() << structs.replace(JOIN, piece_length=SHORT)
         assert playbook >> SHORT_ANSWER
         assert state_of(playbook) is MembershipState.JOINED
 
     def test_goes_on_alone_where_the_swarm_has_others(self) -> None:
         playbook = begun() << JOIN >> SHORT_ANSWER << Prepare(D, SIZE, SHORT) >> Prepared(D) >> SchedulerLost()
-        playbook = playbook >> SchedulerFound() << replace(JOIN, piece_length=SHORT) >> ANSWER
+        playbook = playbook >> SchedulerFound() << structs.replace(JOIN, piece_length=SHORT) >> ANSWER
         playbook = playbook << Leave(D)
         for first in range(0, 16, 4):
             playbook = playbook << RequestRange(D, first // 4, 0, first, first + 4)
@@ -108,7 +110,7 @@ class TestADownload:
     def test_of_which_a_part_is_held_has_the_pieces_of_the_part(self) -> None:
         part = PiecesHeld(D, SIZE, SHORT, {0: digest(0)})
         held = Announce((Holding(D, SIZE, complete=False, have=b"\x01", piece_length=SHORT),))
-        playbook = begun(part) << held << replace(JOIN, piece_length=SHORT)
+        playbook = begun(part) << held << structs.replace(JOIN, piece_length=SHORT)
         playbook = playbook >> OriginRefused(D, 0)
         assert playbook << RequestRange(D, 0, 0, 1, 5) << RequestRange(D, 1, 0, 5, 9)
         assert state_of(playbook) is MembershipState.ORIGIN_ONLY
@@ -125,7 +127,7 @@ class TestASmallDownload:
         playbook = playbook >> source(size_bytes=3 * SMALL_SIZE, blob=E) << Recover(E)
         playbook = playbook >> source(size_bytes=None, blob=F) << Recover(F)
         playbook = playbook >> ReaderMoved(D, 1, 0, None) >> PiecesHeld(D)
-        playbook = playbook << replace(SMALL_JOIN, beside_bytes=3 * SMALL_SIZE)
+        playbook = playbook << structs.replace(SMALL_JOIN, beside_bytes=3 * SMALL_SIZE)
         assert playbook >> LONG_ANSWER << Prepare(D, SMALL_SIZE, LONG)
         assert length_of(playbook) == LONG
 
@@ -140,7 +142,7 @@ class TestASmallDownload:
 
     def test_has_the_usual_pieces_by_itself(self) -> None:
         playbook = begun(size_bytes=SMALL_SIZE) << SMALL_JOIN
-        assert playbook >> replace(LONG_ANSWER, piece_length=0) << Prepare(D, SMALL_SIZE)
+        assert playbook >> structs.replace(LONG_ANSWER, piece_length=0) << Prepare(D, SMALL_SIZE)
         assert length_of(playbook) == SMALL_USUAL
 
     def test_waits_for_no_word_where_no_scheduler_is(self) -> None:
@@ -155,12 +157,12 @@ class TestASmallDownload:
 
     def test_that_is_very_small_waits_for_nothing(self) -> None:
         playbook = begun(size_bytes=MIB)
-        assert playbook << Prepare(D, MIB) << replace(JOIN, size_bytes=MIB)
+        assert playbook << Prepare(D, MIB) << structs.replace(JOIN, size_bytes=MIB)
 
     def test_of_which_a_part_is_held_has_the_pieces_of_the_part(self) -> None:
         part = PiecesHeld(D, SMALL_SIZE, SMALL_USUAL, {0: digest(0)})
         held = Announce((Holding(D, SMALL_SIZE, complete=False, have=b"\x01"),))
-        playbook = begun(part) << held << replace(SMALL_JOIN, piece_length=SMALL_USUAL)
+        playbook = begun(part) << held << structs.replace(SMALL_JOIN, piece_length=SMALL_USUAL)
         playbook = playbook >> LONG_ANSWER << Leave(D) << RequestRange(D, 0, 0, 1, 5) << RequestRange(D, 1, 0, 5, 9)
         assert state_of(playbook) is MembershipState.ORIGIN_ONLY
 
@@ -189,7 +191,7 @@ class TestASeed:
     def test_tells_a_scheduler_of_the_version_before_no_digests_of_other_pieces(self) -> None:
         holding = Holding(D, SIZE, complete=True, piece_length=SHORT)
         playbook = Playbook(connected=False) >> BlobStored(D, SIZE, SHORT)
-        playbook = playbook >> SchedulerFound(divides=False) << Announce((replace(holding, piece_length=0),))
+        playbook = playbook >> SchedulerFound(divides=False) << Announce((structs.replace(holding, piece_length=0),))
         nothing = DigestReport(D, 0, b"", last=True)
         assert playbook >> DigestsRead(D, {0: digest(0)}, piece_length=SHORT) << nothing
 
@@ -199,7 +201,7 @@ class TestASeed:
         playbook = playbook >> SchedulerFound(lengthens=False) << Announce((holding,))
         nothing = DigestReport(D, 0, b"", last=True)
         assert playbook >> DigestsRead(D, {0: digest(0)}, piece_length=LONG) << nothing
-        assert playbook >> SchedulerFound() << Announce((replace(holding, piece_length=LONG),))
+        assert playbook >> SchedulerFound() << Announce((structs.replace(holding, piece_length=LONG),))
 
     def test_that_is_gone_is_forgotten(self) -> None:
         machine = HostMachine()

@@ -27,7 +27,7 @@ from peer.origin_range import OriginSource
 from peer.readers import Readers
 from peer.store import Blob, Store
 from scheduler.protocol.geometry import piece_length
-from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.to_host import InlineBlob
 from tests.peer.download_fixtures import (
     CONTENT,
     DIGEST,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from peer.core.events import (
     CancelRange,
     Ended,
@@ -73,7 +75,7 @@ from tests.peer.host_playbook import (
 def of_unknown_length() -> Playbook:
     """A download that has asked the scheduler how long the blob is."""
     playbook = Playbook() >> source(size_bytes=None) << Recover(D) >> ReaderMoved(D, 1, 0, None)
-    return playbook >> PiecesHeld(D) << replace(JOIN, size_bytes=None)
+    return playbook >> PiecesHeld(D) << structs.replace(JOIN, size_bytes=None)
 
 
 def told_a_length(size_bytes: int) -> Playbook:
@@ -121,7 +123,7 @@ class TestJoining:
         playbook = playbook >> source(blob=E) << Recover(E) >> PiecesHeld(E) << Prepare(E, SIZE)
         playbook = playbook >> Prepared(E) << asked_origin(0, 0, 4, blob=E)
         playbook = playbook >> source() << Recover(D) >> PiecesHeld(D) << Prepare(D, SIZE) >> Prepared(D)
-        playbook = playbook >> SchedulerFound() << replace(JOIN, digest=E) << JOIN
+        playbook = playbook >> SchedulerFound() << structs.replace(JOIN, digest=E) << JOIN
         assert playbook >> range_ended(0, Outcome.DONE, blob=E)
         assert playbook.machine.slots.used() == {"docker.io": 0}
 
@@ -176,7 +178,7 @@ class TestJoining:
     def test_what_the_swarm_alone_has_said_of_the_length_is_not_ours_to_tell(self) -> None:
         playbook = told_a_length(2 * SIZE) >> Sized(D, 2, SIZE)
         playbook = playbook << Ended(D, Phase.DISPROVED, RESIZED, discard=True) << Recover(D)
-        assert playbook >> PiecesHeld(D) << replace(JOIN, size_bytes=None)
+        assert playbook >> PiecesHeld(D) << structs.replace(JOIN, size_bytes=None)
         assert playbook.download.member.own_size_bytes is None
 
     def test_neighbours_of_another_scheduler_are_parted_with(self) -> None:

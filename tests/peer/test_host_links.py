@@ -5,9 +5,8 @@ Each is told of the other at its own time, so the news that one sent before the 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from peer.core.events import (
     CancelPiece,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from peer.core.events import (
     AnswerTag,
@@ -31,8 +31,16 @@ from peer.core.events import (
     TellNeighbours,
 )
 from scheduler.protocol.fields import DIGEST_BYTES, MAX_HOLDINGS_PER_MESSAGE
-from scheduler.protocol.from_host import Announce, DigestReport, Holding, LeaseEnded, LeaseOutcome, Leave, Sealed
-from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.from_host import (
+    Announce,
+    DigestReport,
+    Holding,
+    InlineBlob,
+    LeaseEnded,
+    LeaseOutcome,
+    Leave,
+    Sealed,
+)
 from scheduler.protocol.to_host import (
     DigestRun,
     Failed,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from peer.core.events import (
     FetchSample,
     Outcome,
@@ -82,7 +84,7 @@ def test_who_has_the_piece_from_the_origin_knows_without_a_sample() -> None:
     play = with_neighbours("b") >> lease(7, 2, 3) << asked_origin(0, 2, 3) >> opened(0, 2, 3)
     play = play >> received(0, 2) << [LeasePieces(7, D, 2, digest(2)), gained(("b",), 2, 3)]
     play = play >> range_ended(0, Outcome.DONE) >> CHECK << answered(SpotResult.RIGHT)
-    assert play >> replace(CHECK, piece_digest=digest(3)) << answered(SpotResult.WRONG)
+    assert play >> structs.replace(CHECK, piece_digest=digest(3)) << answered(SpotResult.WRONG)
 
 
 def test_until_a_digest_is_told_to_all_only_hosts_that_check_the_piece_ask_for_it() -> None:
@@ -103,4 +105,4 @@ def test_a_sample_of_an_earlier_map_is_dropped() -> None:
 
 
 def test_a_check_of_a_piece_that_the_blob_does_not_have_is_ignored() -> None:
-    assert with_neighbours("b") >> replace(CHECK, piece=4)
+    assert with_neighbours("b") >> structs.replace(CHECK, piece=4)

@@ -46,9 +46,8 @@ from scheduler.protocol.from_host import (
     NeighbourFailed,
     Sealed,
 )
-from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.link import DontHave, Unchoke
-from scheduler.protocol.to_host import DigestRun, Failed, Neighbours, PieceDigests, RequestDigests, Reset
+from scheduler.protocol.to_host import DigestRun, Failed, InlineBlob, Neighbours, PieceDigests, RequestDigests, Reset
 from tests.peer.host_playbook import (
     JOIN,
     PIECE,

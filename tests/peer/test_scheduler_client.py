@@ -8,10 +8,10 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 import peer.net.scheduler_client as module
 from peer.net.scheduler_client import SchedulerClient
@@ -21,8 +21,7 @@ from scheduler.core.events import Connected, LiveListChanged, Received
 from scheduler.core.scheduler import Scheduler
 from scheduler.protocol.codec import TO_HOST, ToHost
 from scheduler.protocol.connection import PATH
-from scheduler.protocol.from_host import FEATURES, Announce, Hello, Holding, Join, Leave, TagAnswer
-from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.from_host import FEATURES, Announce, Hello, Holding, InlineBlob, Join, Leave, TagAnswer
 from scheduler.protocol.to_host import SchedulerAt, Schedulers, Welcome
 from scheduler.shell.bounds import Bounds
 from scheduler.shell.server import SchedulerServer

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
+from msgspec import structs
 
 from peer.net.tag_lookups import TagLookups, TagName, TagWord
 from peer.oci.descriptor import Descriptor
@@ -67,9 +68,9 @@ def test_all_clients_of_a_host_ask_once_and_are_told() -> None:
     async def scene(group: asyncio.TaskGroup, background: BackgroundTasks) -> None:
         it = Scene(background)
         tasks = await it.waiting(group, 3)
-        it.lookups.on_message(replace(RESULT, repository="library/other"), S)
+        it.lookups.on_message(structs.replace(RESULT, repository="library/other"), S)
         it.lookups.on_message(RESULT, S)
-        it.lookups.on_message(replace(RESULT, digest=b"x" * 32), S)  # too late to change it
+        it.lookups.on_message(structs.replace(RESULT, digest=b"x" * 32), S)  # too late to change it
         assert await asyncio.gather(*tasks) == [MANIFEST] * 3
         assert it.told == [LOOKUP]
         it.lookups.on_message(RESULT, S)  # nobody waits for it any more
@@ -84,7 +85,7 @@ def test_it_tells_what_its_own_origin_said_and_always_answers() -> None:
         words = {NAME: TagWord(MANIFEST, 3.5)}
         it.lookups.own_word = words.get
         it.lookups.on_message(QUERY, S)
-        it.lookups.on_message(replace(QUERY, tag="other"), S)
+        it.lookups.on_message(structs.replace(QUERY, tag="other"), S)
         words[NAME] = TagWord(MANIFEST, 1e12)
         it.lookups.on_message(QUERY, S)
         words[NAME] = TagWord(replace(MANIFEST, digest=AnyDigest("sha512:" + "a" * 128)), 1.0)
@@ -94,7 +95,7 @@ def test_it_tells_what_its_own_origin_said_and_always_answers() -> None:
             from_host.TagAnswer(*FIELDS, 0),
             answer,
             from_host.TagAnswer(*FIELDS[:2], "other", 0),
-            replace(answer, age_s=from_host.MAX_AGE_S),
+            structs.replace(answer, age_s=from_host.MAX_AGE_S),
             from_host.TagAnswer(*FIELDS, 0),
         ]
 
@@ -119,12 +120,12 @@ def test_several_schedulers_are_asked_and_the_word_of_most_hosts_counts() -> Non
         it = Scene(background, schedulers=[S, T])
         (task,) = await it.waiting(group, 1)
         assert sorted(it.told_at) == [(S, LOOKUP), (T, LOOKUP)]
-        it.lookups.on_message(replace(RESULT, hosts=9), "http://three:65003")  # it was not asked
-        it.lookups.on_message(replace(RESULT, digest=b"x" * 32), S)
+        it.lookups.on_message(structs.replace(RESULT, hosts=9), "http://three:65003")  # it was not asked
+        it.lookups.on_message(structs.replace(RESULT, digest=b"x" * 32), S)
         it.lookups.on_message(QUERY, T)
         assert it.told_at[-1] == (T, from_host.TagAnswer(*FIELDS, 0))
         assert not task.done()
-        it.lookups.on_message(replace(RESULT, hosts=3), T)
+        it.lookups.on_message(structs.replace(RESULT, hosts=3), T)
         assert await task == MANIFEST
 
     play(scene)
@@ -159,14 +160,14 @@ def test_patience_ends_and_the_next_client_asks_anew() -> None:
     "result",
     [
         to_host.TagResult(*FIELDS, 0),
-        replace(RESULT, hosts=1),
-        replace(RESULT, hosts=0),
-        replace(RESULT, public=False),
-        replace(RESULT, digest=None),
-        replace(RESULT, size_bytes=None),
-        replace(RESULT, size_bytes=0),
-        replace(RESULT, media_type=""),
-        replace(RESULT, status=404),
+        structs.replace(RESULT, hosts=1),
+        structs.replace(RESULT, hosts=0),
+        structs.replace(RESULT, public=False),
+        structs.replace(RESULT, digest=None),
+        structs.replace(RESULT, size_bytes=None),
+        structs.replace(RESULT, size_bytes=0),
+        structs.replace(RESULT, media_type=""),
+        structs.replace(RESULT, status=404),
     ],
     ids=["none", "one host", "an older scheduler", "private", "no digest", "no size", "empty", "no type", "404"],
 )

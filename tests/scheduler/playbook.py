@@ -7,8 +7,10 @@ if not, it says which conversation took place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
+
+from msgspec.structs import replace
 
 from scheduler.core.events import (
     Answered,

@@ -36,6 +36,7 @@ from scheduler.protocol.from_host import (
     Fault,
     Hello,
     Holding,
+    InlineBlob,
     Join,
     LeaseEnded,
     LeaseOutcome,
@@ -48,7 +49,6 @@ from scheduler.protocol.from_host import (
     TagAnswer,
     TagLookup,
 )
-from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Lease, RequestDigests, SchedulerAt, TagQuery
 
 SETTINGS = SchedulerSettings(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.core.budget import SWARM_BYTES, Budget
 from scheduler.core.events import Close, Connected, Received
@@ -48,7 +49,7 @@ def said(number: int, what: str) -> FromHost:
         case "a part":
             return Announce((Holding(digest(number), MAX_BLOB_BYTES, complete=False, have=b"\x01"),))
         case "wanted":
-            return replace(JOIN, digest=digest(number), size_bytes=MAX_BLOB_BYTES)
+            return structs.replace(JOIN, digest=digest(number), size_bytes=MAX_BLOB_BYTES)
         case _:
             return Need(digest(number), MAX_PIECES - 1, MAX_PIECES)
 
@@ -73,7 +74,7 @@ def test_the_hosts_of_one_address_share_what_one_has_and_all_have_a_bound_too(ad
     scheduler = Scheduler(SMALL)
     for number in range(120):
         scheduler.handle(Connected(number, hello(f"h{number}"), f"192.0.2.{number % addresses}"), 0.0)
-        scheduler.handle(Received(number, replace(JOIN, digest=digest(number), size_bytes=None)), 0.0)
+        scheduler.handle(Received(number, structs.replace(JOIN, digest=digest(number), size_bytes=None)), 0.0)
         scheduler.validate()
     assert scheduler.statistics().swarms == swarms
 
@@ -82,7 +83,7 @@ def test_a_host_with_a_certificate_has_a_share_of_its_own_and_what_ends_is_given
     scheduler = Scheduler(SMALL)
     for number in range(30):
         scheduler.handle(Connected(number, hello(f"h{number}"), "192.0.2.7", certified=number >= 25), 0.0)
-        scheduler.handle(Received(number, replace(JOIN, digest=digest(number), size_bytes=None)), 0.0)
+        scheduler.handle(Received(number, structs.replace(JOIN, digest=digest(number), size_bytes=None)), 0.0)
     assert scheduler.statistics().swarms == 25
     for number in range(30):
         scheduler.handle(Received(number, Leave(digest(number))), 0.0)
@@ -92,7 +93,7 @@ def test_a_host_with_a_certificate_has_a_share_of_its_own_and_what_ends_is_given
 def test_a_length_beyond_the_share_ends_the_connection() -> None:
     scheduler = Scheduler(replace(SMALL, witness_bytes=2 * SWARM_BYTES))
     scheduler.handle(Connected(1, hello("a"), "192.0.2.7"), 0.0)
-    told = scheduler.handle(Received(1, replace(JOIN, size_bytes=MAX_BLOB_BYTES)), 0.0)
+    told = scheduler.handle(Received(1, structs.replace(JOIN, size_bytes=MAX_BLOB_BYTES)), 0.0)
     assert [each.closing for each in told if isinstance(each, Close)] == [Closing.MALFORMED]
     scheduler.validate()
 

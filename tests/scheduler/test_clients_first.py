@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from scheduler.core.clients_first import CALM_S, FLOOR_S, ClientsFirst
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
@@ -52,7 +54,7 @@ def test_also_when_clients_could_have_no_lease_otherwise() -> None:
 
 def test_a_preheat_waits_while_a_client_has_leases() -> None:
     assert beside_a_pull() >> Passes(WITHIN - 0.1)
-    assert joins(beside_a_pull(), "c", replace(AHEAD, digest=F))
+    assert joins(beside_a_pull(), "c", structs.replace(AHEAD, digest=F))
 
 
 def test_a_preheat_goes_on_a_moment_after_the_last_client() -> None:
@@ -82,7 +84,7 @@ def test_that_piece_is_not_taken_back_for_the_next_client() -> None:
         play = play >> Passes(10.0) >> ("b", LeaseEnded(2 + number, D, LeaseOutcome.RETURNED))
         play = play << ("b", Lease(3 + number, D, 1, 0, 1, WITHIN))
     play = play >> Passes(10.0) << ("a", Lease(5, E, 1, 0, 1, WITHIN))
-    assert joins(play, "c", replace(PULL, digest=F)) << ("c", Lease(6, F, 1, 0, 1, WITHIN))
+    assert joins(play, "c", structs.replace(PULL, digest=F)) << ("c", Lease(6, F, 1, 0, 1, WITHIN))
 
 
 def test_a_host_whose_client_comes_is_a_client() -> None:
@@ -107,7 +109,7 @@ def test_and_a_host_whose_client_leaves_is_none_any_more() -> None:
 
 def test_a_client_of_one_host_counts_for_the_swarm() -> None:
     """What hosts preheat that a client pulls is the client's, whoever fetches it."""
-    play = Playbook("a", "b", settings=MANY) >> ("a", replace(AHEAD, digest=D)) << ("a", joined())
+    play = Playbook("a", "b", settings=MANY) >> ("a", structs.replace(AHEAD, digest=D)) << ("a", joined())
     play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("b", PULL) << ("b", joined("a"))
     play = play << ("a", add("b")) >> ("a", LeasePieces(1, D, 0, P0))
     told = PieceDigests(D, 1, (DigestRun(0, P0),))
@@ -118,7 +120,7 @@ def test_a_client_of_one_host_counts_for_the_swarm() -> None:
 
 
 def test_another_origin_is_not_concerned() -> None:
-    play = joins(preheating(), "b", replace(PULL, upstream="quay.io")) << ("b", Lease(2, D, 1, 0, 1, WITHIN))
+    play = joins(preheating(), "b", structs.replace(PULL, upstream="quay.io")) << ("b", Lease(2, D, 1, 0, 1, WITHIN))
     assert (
         play
         >> ("a", LeasePieces(1, E, 0, P1))
@@ -150,7 +152,7 @@ def test_clients_that_come_and_go_do_not_take_back_every_piece() -> None:
 
 
 def test_that_piece_is_one_though_a_host_that_is_alone_gets_more() -> None:
-    large, size = replace(AHEAD, size_bytes=16 * MIB), 16 * MIB
+    large, size = structs.replace(AHEAD, size_bytes=16 * MIB), 16 * MIB
     play = Playbook("a", "b", settings=MANY) >> ("a", large) << ("a", joined_of(E, size))
     play = play << ("a", Lease(1, E, 1, 0, 1, WITHIN)) >> ("a", LeasePieces(1, E, 0, P0))
     play = play << ("a", PieceDigests(E, 1, (DigestRun(0, P0),)))
@@ -164,8 +166,11 @@ def test_that_piece_is_one_though_a_host_that_is_alone_gets_more() -> None:
 
 
 def test_a_client_that_only_waited_for_a_lease_has_ended_when_it_leaves() -> None:
-    play = joins(Playbook("a", "b"), "b", replace(PULL, upstream="quay.io")) << ("b", Lease(1, D, 1, 0, 1, WITHIN))
-    play = joins(play, "b", replace(PULL, digest=F))  # a host has one lease at a time here
+    play = joins(Playbook("a", "b"), "b", structs.replace(PULL, upstream="quay.io")) << (
+        "b",
+        Lease(1, D, 1, 0, 1, WITHIN),
+    )
+    play = joins(play, "b", structs.replace(PULL, digest=F))  # a host has one lease at a time here
     play = joins(play, "a", AHEAD) >> ("b", Leave(F)) >> Passes(CALM_S - 0.1)
     assert play >> Passes(0.1) << ("a", Lease(2, E, 1, 0, 1, WITHIN))
 
@@ -173,7 +178,7 @@ def test_a_client_that_only_waited_for_a_lease_has_ended_when_it_leaves() -> Non
 def test_a_blob_that_waits_as_a_preheats_does_not_wait_behind_others_once_a_client_comes() -> None:
     play = joins(Playbook("a", "b", settings=replace(MANY, leases_per_origin=1)), "b", PULL)
     play = play << ("b", Lease(1, D, 1, 0, 1, WITHIN))
-    play = joins(joins(play, "a", AHEAD), "a", replace(AHEAD, digest=F)) >> ("a", Priority(F, background=False))
+    play = joins(joins(play, "a", AHEAD), "a", structs.replace(AHEAD, digest=F)) >> ("a", Priority(F, background=False))
     assert play >> ("b", VANISHES) << ("a", Lease(2, F, 1, 0, 1, WITHIN))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -10,12 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.protocol.codec import BATCH, FROM_HOST, LINK, MAX_BATCH, TO_HOST, Codec, Unknown
-from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, MAX_INLINE_BYTES, ProtocolError
-from scheduler.protocol.from_host import DigestReport, Fault, Hello, Join, LeasePieces, NeighbourFailed, cost_of
+from scheduler.protocol.fields import (
+    MAX_DIGESTS_PER_MESSAGE,
+    MAX_FRAME_BYTES,
+    MAX_INLINE_BYTES,
+    ProtocolError,
+    Record,
+)
+from scheduler.protocol.from_host import (
+    DigestReport,
+    Fault,
+    Hello,
+    InlineBlob,
+    Join,
+    LeasePieces,
+    NeighbourFailed,
+    cost_of,
+)
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
-from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.link import DontHave, Have, Span, Unchoke
-from scheduler.protocol.to_host import DigestRun, PieceDigests
+from scheduler.protocol.link import DontHave, Have, PieceKey, Span, Unchoke
+from scheduler.protocol.to_host import DigestRun, PieceDigests, Preheat
 from tests.scheduler.messages import messages
 
 DIGEST = b"d" * 32
@@ -32,6 +48,29 @@ def test_round_trip(codec: Codec[Any], kind: type[Any]) -> None:
         assert codec.decode(codec.encode(message)) == message
 
     round_trip()
+
+
+@pytest.mark.parametrize(("codec", "kind"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_frame_is_an_array_of_the_number_and_the_fields(codec: Codec[Any], kind: type[Any]) -> None:
+    number = next(number for number, other in codec.types.items() if other is kind)
+
+    @settings(max_examples=15)
+    @given(messages(kind))
+    def is_as_another_library_packs_it(message: Any) -> None:
+        frame = msgpack.packb([number, *array_of(message)])
+        assert codec.encode(message) == frame
+        assert codec.decode(frame) == message
+
+    is_as_another_library_packs_it()
+
+
+def array_of(record: Any) -> list[Any]:
+    values = [getattr(record, name) for name in record.__struct_fields__]
+    return [[array_of(each) for each in value] if is_of_records(value) else value for value in values]
+
+
+def is_of_records(value: Any) -> bool:
+    return isinstance(value, tuple) and any(isinstance(each, Record) for each in value)
 
 
 @given(st.binary(max_size=200))
@@ -149,24 +188,26 @@ def test_reasons_of_a_newer_version_are_read_as_the_nearest() -> None:
         ([], "starts with a message type"),
         (["1"], "starts with a message type"),
         ([True], "starts with a message type"),
-        ([3], "has 0 fields, and needs 3"),
-        ([3, DIGEST[1:], "docker.io", "app"], "31 bytes"),
-        ([3, "d" * 32, "docker.io", "app"], "expected bytes"),
-        ([3, DIGEST, "docker.io", "app with spaces"], "of the form"),
-        ([3, DIGEST, "docker.io", "a" * 256], "of the form"),
-        ([3, DIGEST, "docker.io", "app", -1], "integer within"),
-        ([3, DIGEST, "docker.io", "app", True], "integer within"),
-        ([3, DIGEST, "docker.io", "app", MAX_BLOB_BYTES + 1], "integer within"),
-        ([2, [[DIGEST, 1, True]] * 513], "at most 512"),
+        ([3], "Join: .* length 4, got 1"),
+        ([3, DIGEST[1:], "docker.io", "app"], "Join: .* length >= 32, in digest"),
+        ([3, "d" * 32, "docker.io", "app"], "Expected `bytes`"),
+        ([3, DIGEST, "docker.io", "app with spaces"], "matching regex .*, in repository"),
+        ([3, DIGEST, "docker.io", "a" * 256], "matching regex .*, in repository"),
+        ([3, DIGEST, "docker.io", "app", -1], ">= 0, in size_bytes"),
+        ([3, DIGEST, "docker.io", "app", True], "Expected `int"),
+        ([3, DIGEST, "docker.io", "app", MAX_BLOB_BYTES + 1], f"<= {MAX_BLOB_BYTES}, in size_bytes"),
+        ([2, [[DIGEST, 1, True]] * 513], "length <= 512, in holdings"),
         ([2, [[DIGEST, 1, False, b"\x02"]]], "beyond the 1"),
-        ([2, [DIGEST]], "expected an array for Holding"),
-        ([4, DIGEST, 0, b""], "integer within"),
-        ([4, DIGEST, 1, b"\xff" * (MAX_PIECES // 8 + 1)], "8193 bytes"),
+        ([2, [DIGEST]], "Expected `array`, got `bytes`, in holdings"),
+        ([4, DIGEST, 0, b""], ">= 1, in generation"),
+        ([4, DIGEST, 1, b"\xff" * (MAX_PIECES // 8 + 1)], "length <= 8192, in have"),
         ([6, 1, DIGEST, 0, b"x" * 33], "in steps of 32"),
         ([6, 1, DIGEST, MAX_PIECES - 1, b"x" * 64], "beyond the last piece"),
-        ([6, 1, DIGEST, MAX_PIECES, b"x" * 32], "integer within"),
+        ([6, 1, DIGEST, MAX_PIECES, b"x" * 32], "<= 65535, in first"),
+        ([20, "job", 1, 1, 0, 0, 0, b"x" * 33], "in steps of 32"),
+        ([20, "job", 1, 1, 0, 0, 0, b"", False, "", b"x" * 31], "in steps of 32"),
         ([16, "docker.io", "app", "v1", 200], "a tag has a digest"),
-        ([17, DIGEST, b"x" * (MAX_INLINE_BYTES + 1)], "65537 bytes"),
+        ([17, DIGEST, b"x" * (MAX_INLINE_BYTES + 1)], "length <= 65536, in data"),
     ],
 )
 def test_what_a_frame_alone_shows_to_be_wrong(fields: list[Any], says: str) -> None:
@@ -178,7 +219,26 @@ def test_errors_repeat_no_secrets() -> None:
     with pytest.raises(ProtocolError) as caught:
         FROM_HOST.decode(msgpack.packb([1, "a", 1, 1, "a:1", "", "", "", 4, [], "secret\n"]))
     assert "secret" not in str(caught.value)
-    assert "secret" not in repr(Hello("a", 1, 1, "a:1", token="secret"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Hello("a", 1, 1, "a:1", token="tell-nobody"),
+        Preheat("job", 1, (), credential="tell-nobody"),
+        PieceKey(b"i" * 16, b"tell-nobody".ljust(32)),
+    ],
+)
+def test_secrets_are_not_shown(message: Any) -> None:
+    shown = repr(message), str(message), repr([*message.__rich_repr__()]), f"{[message]}"
+    assert "tell-nobody" not in repr(shown)
+    assert shown[0].startswith(f"{type(message).__name__}(")
+
+
+def test_all_else_is_shown() -> None:
+    assert (
+        repr(Have(DIGEST, 1, (Span(2, 3),))) == f"Have(digest={DIGEST!r}, generation=1, spans=(Span(first=2, stop=3),))"
+    )
 
 
 def test_frames_are_bounded_both_ways() -> None:
@@ -191,9 +251,57 @@ def test_frames_are_bounded_both_ways() -> None:
     assert len(FROM_HOST.encode(InlineBlob(DIGEST, bytes(MAX_INLINE_BYTES)))) < MAX_FRAME_BYTES
 
 
-def test_deep_nesting_is_refused() -> None:
-    with pytest.raises(ProtocolError):
-        FROM_HOST.decode(b"\x91" * 5000 + b"\x01")
+DEEP = b"\x91" * 200_000 + b"\x01"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x91" * 5000 + b"\x01",
+        b"\x92\x20" + DEEP,
+        b"\x93\x0d\xc4\x20" + DIGEST + DEEP,
+        b"\x92\x02" + DEEP,
+        b"\x92\x47" + DEEP,
+    ],
+    ids=["of a type", "of an unknown message", "of a new field", "of a field", "of a batch"],
+)
+def test_deep_nesting_is_refused(frame: bytes) -> None:
+    for codec in CODECS:
+        with pytest.raises(ProtocolError):
+            codec.decode_all(frame)
+
+
+LONG = b"\x01" * (MAX_FRAME_BYTES - 64)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\xdd\xff\xff\xff\xff\x02",
+        b"\x92\x02\xdd\xff\xff\xff\xff",
+        b"\x92\x02\xdf\xff\xff\xff\xff",
+        b"\x92\x11\xc6\xff\xff\xff\xff",
+        b"\x92\x01\xdb\xff\xff\xff\xff",
+        b"\x92\x20\xc9\xff\xff\xff\xff\x01",
+        b"\x93\x0d\xc4\x20" + DIGEST + b"\xdf\xff\xff\xff\xff",
+        b"\xdd" + len(LONG).to_bytes(4, "big") + b"\x47" + LONG[1:],
+        b"\x92\x02\xdd" + len(LONG).to_bytes(4, "big") + LONG,
+        b"\x92\x02\x91\xdd" + len(LONG).to_bytes(4, "big") + LONG,
+        b"\x93\x0d\xc4\x20" + DIGEST + b"\xdd" + len(LONG).to_bytes(4, "big") + LONG,
+        b"\x92\x20\xdd" + len(LONG).to_bytes(4, "big") + LONG,
+        b"\x92\x01\xdb" + len(LONG).to_bytes(4, "big") + LONG,
+        b"\x92\x11\xc6" + len(LONG).to_bytes(4, "big") + LONG,
+    ],
+    ids=lambda frame: frame[:12].hex(),
+)
+def test_no_frame_takes_more_memory_than_its_size(frame: bytes) -> None:
+    for codec in CODECS:
+        tracemalloc.start()
+        with suppress(ProtocolError):
+            codec.decode_all(frame)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 2 * len(frame) + 64 * 1024
 
 
 def test_numbers_of_types_are_used_once() -> None:

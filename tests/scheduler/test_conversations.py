@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.core.events import Answered, Connected, Received, Send, Tick
 from scheduler.core.lease_policy import LEASE_ATTEMPTS, MAX_PATIENCE, REFUSAL_S, SILENCES
@@ -14,6 +15,7 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
     Bye,
+    InlineBlob,
     Join,
     LeaseEnded,
     LeaseOutcome,
@@ -23,7 +25,6 @@ from scheduler.protocol.from_host import (
     Progress,
     Sealed,
 )
-from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import (
     DigestRun,
     Failed,
@@ -102,7 +103,7 @@ def test_leases_begin_with_one_piece_for_one_host_and_each_piece_that_lands_make
 def test_a_host_that_is_alone_gets_several_pieces_in_a_lease() -> None:
     size = 16 * PIECE
     play = Playbook("a", settings=replace(SETTINGS, lease_pieces=4, leases_per_host=2))
-    play = play >> ("a", replace(JOIN, size_bytes=size)) << ("a", joined(size=size))
+    play = play >> ("a", structs.replace(JOIN, size_bytes=size)) << ("a", joined(size=size))
     play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN))
     play = play >> ("a", LeasePieces(1, D, 0, P0)) << ("a", digests(0, P0))
     play = play << ("a", Lease(2, D, 1, 1, 3, WITHIN)) << ("a", Lease(3, D, 1, 3, 5, WITHIN))
@@ -120,12 +121,12 @@ def test_a_host_that_is_alone_gets_several_pieces_in_a_lease() -> None:
 
 def test_a_piece_is_told_as_it_lands_and_the_lease_goes_on() -> None:
     size = 16 * PIECE
-    play = Playbook("a", "b") >> ("a", replace(JOIN, size_bytes=size)) << ("a", joined(size=size))
+    play = Playbook("a", "b") >> ("a", structs.replace(JOIN, size_bytes=size)) << ("a", joined(size=size))
     play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("a", LeasePieces(1, D, 0, P0)) << ("a", digests(0, P0))
     play = (
         play
         << ("a", Lease(2, D, 1, 1, 3, WITHIN))
-        >> ("b", replace(JOIN, size_bytes=size))
+        >> ("b", structs.replace(JOIN, size_bytes=size))
         << ("b", joined("a", size=size))
     )
     play = play << ("a", add("b")) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 3, 4, WITHIN))
@@ -137,7 +138,7 @@ def test_a_piece_is_told_as_it_lands_and_the_lease_goes_on() -> None:
 
 
 def test_the_first_lease_finds_out_the_length() -> None:
-    unknown = replace(JOIN, size_bytes=None)
+    unknown = structs.replace(JOIN, size_bytes=None)
     assert (
         Playbook("a", "b")
         >> ("a", unknown)
@@ -159,7 +160,7 @@ def test_the_first_lease_finds_out_the_length() -> None:
 def test_a_first_lease_of_more_pieces_than_there_are() -> None:
     assert (
         Playbook("a")
-        >> ("a", replace(JOIN, size_bytes=None))
+        >> ("a", structs.replace(JOIN, size_bytes=None))
         << ("a", joined(size=None))
         << ("a", Lease(1, D, 1, 0, 2, WITHIN))
         >> ("a", Length(1, D, 100_000))
@@ -215,14 +216,14 @@ def test_late_leases_end_with_their_time_their_host_or_their_generation() -> Non
     for ending in (Leave(D), VANISHES):
         play = late() >> ("a", ending)
         assert not play.scheduler._state.leases.late
-    play = late() >> ("a", LeasePieces(1, D, 0, P0)) >> ("b", replace(JOIN, size_bytes=2 * MIB))
+    play = late() >> ("a", LeasePieces(1, D, 0, P0)) >> ("b", structs.replace(JOIN, size_bytes=2 * MIB))
     assert not play.scheduler._state.leases.late
 
 
 def test_a_tiny_blob_may_come_from_a_host_that_is_late() -> None:
     data = b"tiny"
     digest = hashlib.sha256(data).digest()
-    join = replace(JOIN, digest=digest, size_bytes=len(data))
+    join = structs.replace(JOIN, digest=digest, size_bytes=len(data))
     play = Playbook("a", "b", settings=replace(SETTINGS, opening_s=1.0)) >> ("a", join) >> ("b", join)
     _ = play >> Passes(1.01)
     assert len(play.scheduler._state.leases.late) == 1
@@ -238,7 +239,7 @@ def test_a_tiny_blob_may_come_from_a_host_that_is_late() -> None:
 def test_the_time_of_a_lease_is_by_the_size_of_a_piece(size_bytes: int | None, at_most_s: float) -> None:
     scheduler = Scheduler(SchedulerSettings())
     scheduler.handle(Connected(1, hello("a")), 0.0)
-    told = scheduler.handle(Received(1, replace(JOIN, size_bytes=size_bytes)), 0.0)
+    told = scheduler.handle(Received(1, structs.replace(JOIN, size_bytes=size_bytes)), 0.0)
     (lease,) = [each.message for each in told if isinstance(each, Send) and isinstance(each.message, Lease)]
     assert at_most_s / 2 < lease.within_s <= at_most_s
 
@@ -249,7 +250,7 @@ def test_silent_hosts_of_one_address_cost_a_pull_their_shortest_time_once_and_sh
     for number in range(1, 6):
         scheduler.handle(Connected(number, hello(f"silent-{number}"), "192.0.2.66"), 0.0)
         scheduler.handle(Received(number, JOIN), 0.0)
-        scheduler.handle(Received(number, replace(JOIN, digest=bytes([number]) * 32)), 0.0)
+        scheduler.handle(Received(number, structs.replace(JOIN, digest=bytes([number]) * 32)), 0.0)
     assert scheduler.statistics().leases == settings.leases_per_host
     scheduler.handle(Connected(9, hello("honest"), "192.0.2.7"), 0.1)
     scheduler.handle(Received(9, JOIN), 0.1)
@@ -375,7 +376,7 @@ def test_leases_of_one_origin_are_limited_over_all_blobs() -> None:
         >> ("a", JOIN)
         << ("a", joined())
         << ("a", Lease(1, D, 1, 0, 1, WITHIN))
-        >> ("b", replace(JOIN, digest=e))
+        >> ("b", structs.replace(JOIN, digest=e))
         << ("b", Joined(e, 1, MIB, False, ()))
         >> ("a", Leave(D))
         << ("b", Lease(2, e, 1, 0, 1, WITHIN))

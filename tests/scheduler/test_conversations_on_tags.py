@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from msgspec import structs
 
 from scheduler.core.events import Connected, Disconnected, Received, Send, Tick
 from scheduler.core.scheduler import Scheduler
@@ -21,7 +22,7 @@ TAG = ("docker.io", "library/app", "v1")
 LOOKUP = TagLookup(*TAG)
 QUERY = TagQuery(*TAG, SETTINGS.tag_tell_s)
 ANSWER = TagAnswer(*TAG, 200, D, 7, "application/json", public=True, age_s=5.0)
-LIE = replace(ANSWER, digest=b"x" * 32, age_s=0.0)
+LIE = structs.replace(ANSWER, digest=b"x" * 32, age_s=0.0)
 NOTHING = TagAnswer(*TAG, 0)
 RESULT = TagResult(*TAG, 200, D, 7, "application/json", public=True, hosts=2)
 UNKNOWN = TagResult(*TAG, 0)
@@ -92,7 +93,7 @@ def test_ids_that_come_from_one_address_have_one_word_unless_certificates_or_not
 def test_two_that_lie_together_do_not_beat_three() -> None:
     play = asked("a", "b", "c", "x", "y") >> ("x", LIE) >> ("y", LIE)
     play = play >> ("a", ANSWER) >> ("b", ANSWER) >> ("c", ANSWER)
-    assert play << ("n", replace(RESULT, hosts=3))
+    assert play << ("n", structs.replace(RESULT, hosts=3))
 
 
 def test_two_that_lie_together_do_not_beat_two() -> None:
@@ -109,12 +110,16 @@ def test_a_word_counts_once() -> None:
 
 
 def test_what_is_told_for_one_tag_counts_for_no_other() -> None:
-    play = asked("a", "b") >> ("a", replace(ANSWER, tag="v2")) >> ("b", replace(ANSWER, repository="library/other"))
+    play = (
+        asked("a", "b")
+        >> ("a", structs.replace(ANSWER, tag="v2"))
+        >> ("b", structs.replace(ANSWER, repository="library/other"))
+    )
     assert play >> LATE << ("n", UNKNOWN)
 
 
 def test_what_not_everybody_may_have_counts_for_nothing() -> None:
-    private = replace(ANSWER, public=False)
+    private = structs.replace(ANSWER, public=False)
     assert asked("a", "b", "c") >> ("a", private) >> ("b", private) >> ("c", private) << ("n", UNKNOWN)
 
 
@@ -146,7 +151,7 @@ def test_after_a_restart_hosts_have_time_to_come_back() -> None:
     for host in ("n", "x", "y", "a", "b", "c"):
         play = play << (host, QUERY)
     play = play >> ("n", NOTHING) >> ("x", LIE) >> ("y", LIE)
-    assert play >> ("a", ANSWER) >> ("b", ANSWER) >> ("c", ANSWER) << ("n", replace(RESULT, hosts=3))
+    assert play >> ("a", ANSWER) >> ("b", ANSWER) >> ("c", ANSWER) << ("n", structs.replace(RESULT, hosts=3))
 
 
 def test_a_host_starts_so_many_lookups_in_their_time_and_no_more() -> None:
@@ -203,8 +208,8 @@ def test_what_most_were_told(words: str, told: tuple[Manifest, int] | None) -> N
 @pytest.mark.parametrize(
     ("codec", "message", "old"),
     [
-        (FROM_HOST, ANSWER, replace(ANSWER, age_s=0.0)),
-        (TO_HOST, RESULT, replace(RESULT, hosts=0)),
+        (FROM_HOST, ANSWER, structs.replace(ANSWER, age_s=0.0)),
+        (TO_HOST, RESULT, structs.replace(RESULT, hosts=0)),
     ],
 )
 def test_an_older_version_tells_neither_age_nor_hosts(codec: Codec[Any], message: object, old: object) -> None:

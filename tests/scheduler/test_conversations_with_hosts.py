@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import replace
 from unittest.mock import ANY
 
+from msgspec import structs
+
 from scheduler.core.events import Close, Connected, Received, Send, Tick
 from scheduler.core.members import Identity, Member
 from scheduler.core.scheduler import Scheduler
@@ -14,11 +16,11 @@ from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
     Corrupt,
     Fault,
+    InlineBlob,
     LeasePieces,
     NeighbourFailed,
     Progress,
 )
-from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import (
     Welcome,
 )
@@ -138,7 +140,7 @@ def test_what_a_sender_of_corrupt_pieces_told_is_not_fetched_again_where_others_
 
 def test_a_lie_under_the_id_of_another_host_does_not_shut_that_host_out() -> None:
     data = b"tiny"
-    join = replace(JOIN, digest=hashlib.sha256(data).digest(), size_bytes=len(data))
+    join = structs.replace(JOIN, digest=hashlib.sha256(data).digest(), size_bytes=len(data))
     scheduler = Scheduler(SETTINGS)
     scheduler.handle(Connected(1, hello("a"), "192.0.2.66"), 0.0)
     scheduler.handle(Received(1, join), 0.0)

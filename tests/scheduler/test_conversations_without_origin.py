@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.core.quarantine import QUARANTINE_S
+from scheduler.protocol import from_host, to_host
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
     Announce,
@@ -17,7 +19,6 @@ from scheduler.protocol.from_host import (
     Leave,
     Length,
 )
-from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import (
     Joined,
     Lease,
@@ -45,7 +46,7 @@ from tests.scheduler.playbook import SETTINGS, Passes, Playbook, hello
 
 TINY = b"tiny"
 T = hashlib.sha256(TINY).digest()
-JOIN_TINY = replace(JOIN, digest=T, size_bytes=len(TINY))
+JOIN_TINY = structs.replace(JOIN, digest=T, size_bytes=len(TINY))
 
 
 def test_a_tiny_blob_leaves_the_origin_once_and_travels_in_replies() -> None:
@@ -56,10 +57,10 @@ def test_a_tiny_blob_leaves_the_origin_once_and_travels_in_replies() -> None:
         << ("a", Lease(1, T, 1, 0, 2, WITHIN))
         >> ("b", JOIN_TINY)
         << ("b", Joined(T, 1, 4, False, ()))
-        >> ("a", InlineBlob(T, TINY))
-        << ("b", InlineBlob(T, TINY))
-        >> ("c", replace(JOIN_TINY, size_bytes=None))
-        << ("c", InlineBlob(T, TINY))
+        >> ("a", from_host.InlineBlob(T, TINY))
+        << ("b", to_host.InlineBlob(T, TINY))
+        >> ("c", structs.replace(JOIN_TINY, size_bytes=None))
+        << ("c", to_host.InlineBlob(T, TINY))
     )
 
 
@@ -69,12 +70,12 @@ def test_a_tiny_blob_that_was_dropped_is_requested_from_a_seeder() -> None:
         >> ("a", JOIN_TINY)
         << ("a", Joined(T, 1, 4, False, ()))
         << ("a", Lease(1, T, 1, 0, 2, WITHIN))
-        >> ("a", InlineBlob(T, TINY))
+        >> ("a", from_host.InlineBlob(T, TINY))
         >> ("b", JOIN_TINY)
         << ("b", Joined(T, 1, 4, False, ()))
         << ("a", RequestDigests(T))
-        >> ("a", InlineBlob(T, TINY))
-        << ("b", InlineBlob(T, TINY))
+        >> ("a", from_host.InlineBlob(T, TINY))
+        << ("b", to_host.InlineBlob(T, TINY))
     )
 
 
@@ -84,7 +85,7 @@ def test_a_host_that_sends_a_wrong_inline_blob_is_quarantined() -> None:
         >> ("a", JOIN_TINY)
         << ("a", Joined(T, 1, 4, False, ()))
         << ("a", Lease(1, T, 1, 0, 2, WITHIN))
-        >> ("a", InlineBlob(T, b"tony"))
+        >> ("a", from_host.InlineBlob(T, b"tony"))
     )
     reason = f"sent other bytes under a blob's digest (blob sha256:{T.hex()})"
     assert (
@@ -112,7 +113,7 @@ def test_a_tiny_blob_that_its_holder_has_lost_is_fetched_again() -> None:
 
 
 def test_an_inline_blob_that_was_not_requested_is_ignored() -> None:
-    assert Playbook("a", "b") >> ("a", Announce((Holding(T, 4, True),))) >> ("a", InlineBlob(T, b"tony"))
+    assert Playbook("a", "b") >> ("a", Announce((Holding(T, 4, True),))) >> ("a", from_host.InlineBlob(T, b"tony"))
 
 
 def test_a_restarted_scheduler_requests_digests_from_holders() -> None:
@@ -132,9 +133,9 @@ def test_a_restarted_scheduler_requests_digests_from_holders() -> None:
 
 def test_a_long_piece_map_travels_in_several_messages() -> None:
     size, part = 40 << 30, 4096
-    join = replace(JOIN, size_bytes=size)
+    join = structs.replace(JOIN, size_bytes=size)
     play = Playbook("a", "b", settings=replace(SETTINGS, lease_pieces=3 * part))
-    play = play >> ("a", replace(JOIN, size_bytes=None)) << ("a", joined(size=None))
+    play = play >> ("a", structs.replace(JOIN, size_bytes=None)) << ("a", joined(size=None))
     play = play << ("a", Lease(1, D, 1, 0, 3 * part, WITHIN)) >> ("a", Length(1, D, size)) << ("a", Sized(D, 1, size))
     for first in range(0, 10_240, part):
         run = P0 * min(part, 10_240 - first)

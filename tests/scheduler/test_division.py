@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from scheduler.core.events import Connected, Disconnected, Instruction, Received, Send, Tick
 from scheduler.core.scheduler import Scheduler
@@ -42,8 +43,8 @@ JOIN = Join(D, "docker.io", "library/app", SIZE)
 
 SMALL_SIZE = 8 * MIB
 SMALL_USUAL, LONG = MIB // 2, MIB
-SMALL_JOIN = replace(JOIN, size_bytes=SMALL_SIZE)
-BESIDE = replace(SMALL_JOIN, beside_bytes=2 * SMALL_SIZE)
+SMALL_JOIN = structs.replace(JOIN, size_bytes=SMALL_SIZE)
+BESIDE = structs.replace(SMALL_JOIN, beside_bytes=2 * SMALL_SIZE)
 """One of three layers that a client pulls at a time."""
 
 
@@ -148,7 +149,7 @@ def test_a_host_that_knows_no_other_pieces_gets_the_blob_from_the_origin_and_hol
     cluster.says("a", JOIN)
     cluster.connect("old")
     assert cluster.says("old", JOIN) == [OriginRefused(D, 0)]
-    assert cluster.says("old", replace(JOIN, size_bytes=None)) == [OriginRefused(D, 0)]
+    assert cluster.says("old", structs.replace(JOIN, size_bytes=None)) == [OriginRefused(D, 0)]
     cluster.says("old", holding())
     (joined,) = of(Joined, cluster.says("b", JOIN))
     assert "old" in [each.host for each in joined.neighbours]
@@ -158,7 +159,7 @@ def test_a_host_that_has_divided_the_blob_otherwise_gets_it_from_the_origin() ->
     cluster = Cluster(LARGE, "a", "b")
     cluster.says("a", JOIN)
     part = holding(have=b"\x01")
-    assert cluster.says("b", part, replace(JOIN, piece_length=USUAL)) == [OriginRefused(D, 0)]
+    assert cluster.says("b", part, structs.replace(JOIN, piece_length=USUAL)) == [OriginRefused(D, 0)]
     assert divided(cluster.says("b", JOIN)) == SHORT, "with nothing of it, the host divides it as the swarm does"
 
 
@@ -174,7 +175,7 @@ def test_a_swarm_has_the_pieces_of_its_first_holder(settings: SchedulerSettings,
 @pytest.mark.parametrize("length", [0, SHORT])
 def test_a_swarm_that_moves_here_has_the_pieces_of_its_first_member(length: int) -> None:
     cluster = Cluster(LARGE, "a", "b")
-    said = replace(JOIN, piece_length=length or USUAL, moved=True)
+    said = structs.replace(JOIN, piece_length=length or USUAL, moved=True)
     assert divided(cluster.says("a", said)) == length
     assert divided(cluster.says("b", JOIN)) == length
 
@@ -191,7 +192,7 @@ def test_a_holder_of_other_pieces_is_not_asked_for_digests() -> None:
 
 def test_who_waits_for_the_length_is_told_the_usual_pieces() -> None:
     cluster = Cluster(LARGE, "a", "b")
-    cluster.says("a", replace(JOIN, size_bytes=None))
+    cluster.says("a", structs.replace(JOIN, size_bytes=None))
     assert divided(cluster.says("b", JOIN)) == 0
     assert of(Sized, cluster.told["a"]) == [Sized(D, 1, SIZE)]
 
@@ -202,10 +203,10 @@ def test_where_pieces_come_fast_they_have_the_usual_length() -> None:
     def comes(rate: int, *, times: int = 1) -> None:
         for _ in range(times):
             digest = next(numbers).to_bytes(DIGEST_BYTES, "big")
-            cluster.says("a", replace(JOIN, digest=digest), Sealed(digest, 1, piece_bytes_per_s=rate))
+            cluster.says("a", structs.replace(JOIN, digest=digest), Sealed(digest, 1, piece_bytes_per_s=rate))
 
     def length() -> int:
-        return divided(cluster.says("b", replace(JOIN, digest=next(numbers).to_bytes(DIGEST_BYTES, "big"))))
+        return divided(cluster.says("b", structs.replace(JOIN, digest=next(numbers).to_bytes(DIGEST_BYTES, "big"))))
 
     comes(2**60)
     assert length() == SHORT, "one host may say anything"
@@ -220,7 +221,7 @@ def test_long_pieces_are_halved_where_short_ones_are_not() -> None:
     cluster, numbers = Cluster(LARGE, "a", "b"), itertools.count()
 
     def length(size_bytes: int) -> int:
-        join = replace(JOIN, digest=next(numbers).to_bytes(DIGEST_BYTES, "big"), size_bytes=size_bytes)
+        join = structs.replace(JOIN, digest=next(numbers).to_bytes(DIGEST_BYTES, "big"), size_bytes=size_bytes)
         (joined,) = of(Joined, cluster.says("a", join))
         return int(joined.piece_length or piece_length(size_bytes))
 
@@ -265,16 +266,16 @@ class TestABlobBesideOthers:
 
     @pytest.mark.parametrize("beside_bytes", [0, MIB, 12 * MIB])
     def test_has_the_usual_ones_if_all_of_them_are_little(self, beside_bytes: int) -> None:
-        join = replace(SMALL_JOIN, beside_bytes=beside_bytes)
+        join = structs.replace(SMALL_JOIN, beside_bytes=beside_bytes)
         assert divided(Cluster(SMALL, "a").says("a", join)) == 0
 
     def test_has_pieces_of_twice_the_usual_length_at_most(self) -> None:
-        join = replace(SMALL_JOIN, beside_bytes=2**63 - 1)
+        join = structs.replace(SMALL_JOIN, beside_bytes=2**63 - 1)
         assert divided(Cluster(SMALL, "a").says("a", join)) == LONG
 
     @pytest.mark.parametrize(("settings", "length"), [(SMALL, 0), (LARGE, SHORT)])
     def test_that_is_large_is_divided_as_if_it_were_alone(self, settings: SchedulerSettings, length: int) -> None:
-        join = replace(JOIN, beside_bytes=100 * SIZE)
+        join = structs.replace(JOIN, beside_bytes=100 * SIZE)
         assert divided(Cluster(settings, "a", "b").says("a", join)) == length
 
     @pytest.mark.parametrize("settings", [LARGE, replace(LARGE, piece_cost_s=1e-9)])
@@ -305,7 +306,7 @@ class TestABlobBesideOthers:
     def test_is_not_for_a_host_that_waited_for_the_length_and_knows_of_no_longer_ones(self) -> None:
         cluster = Cluster(SMALL, "a", "seeder")
         cluster.connect("older", PIECE_LENGTH)
-        cluster.says("older", replace(JOIN, size_bytes=None))
+        cluster.says("older", structs.replace(JOIN, size_bytes=None))
         cluster.says("seeder", holding(LONG, size_bytes=SMALL_SIZE))
         told = [*cluster.told["older"], *cluster.says("a", SMALL_JOIN)]
         assert of(Sized, told) == [Sized(D, 1, SMALL_SIZE)], "who waits is told the usual ones"
@@ -318,7 +319,7 @@ class TestABlobBesideOthers:
         assert of(RequestDigests, cluster.told["seeder"]) == [RequestDigests(D)]
         other = LONG if not length else SMALL_USUAL
         part = holding(other, have=b"\x01", size_bytes=SMALL_SIZE)
-        assert cluster.says("b", part, replace(SMALL_JOIN, piece_length=other)) == [OriginRefused(D, 0)]
+        assert cluster.says("b", part, structs.replace(SMALL_JOIN, piece_length=other)) == [OriginRefused(D, 0)]
 
     def test_has_those_that_a_client_waits_for_leased_first(self) -> None:
         cluster = Cluster(SMALL, "a")
@@ -332,20 +333,20 @@ def test_no_blob_has_pieces_of_any_length(length: int) -> None:
     assert piece_length(SIZE) == USUAL
     for message in (
         lambda: Holding(D, SIZE, complete=True, piece_length=length),
-        lambda: replace(JOIN, piece_length=length),
+        lambda: structs.replace(JOIN, piece_length=length),
     ):
         with pytest.raises(ProtocolError, match="divided"):
             message()
     with pytest.raises(ProtocolError, match="without"):
-        replace(JOIN, size_bytes=None, piece_length=SHORT)
+        structs.replace(JOIN, size_bytes=None, piece_length=SHORT)
 
 
 @pytest.mark.parametrize("length", [1, SMALL_USUAL // 2, LONG * 2, LONG + 1])
 def test_no_short_blob_has_pieces_of_any_length(length: int) -> None:
     with pytest.raises(ProtocolError, match="divided"):
-        replace(SMALL_JOIN, piece_length=length)
+        structs.replace(SMALL_JOIN, piece_length=length)
     with pytest.raises(ProtocolError, match="divided"):
-        replace(SMALL_JOIN, size_bytes=MIB, piece_length=MIB // 2)
+        structs.replace(SMALL_JOIN, size_bytes=MIB, piece_length=MIB // 2)
 
 
 HOSTS = ("a", "b", "c", "older", "old")
@@ -388,7 +389,9 @@ def test_all_who_want_a_blob_have_divided_it_alike(
                 part = b"\x01" if step is Step.HOLDS_A_PART else b""
                 cluster.says(host, Leave(D), holding(said, have=part, size_bytes=size_bytes))
             case Step.WANTS:
-                join = replace(JOIN, size_bytes=size_bytes, piece_length=said, beside_bytes=is_beside * 2 * size_bytes)
+                join = structs.replace(
+                    JOIN, size_bytes=size_bytes, piece_length=said, beside_bytes=is_beside * 2 * size_bytes
+                )
                 for message in of(Joined, cluster.says(host, join)):
                     wants[host] = message.piece_length or usual
                     assert said in (0, wants[host])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from scheduler.core.events import Connected, Received
 from scheduler.core.quarantine import QUARANTINE_S
 from scheduler.core.scheduler import Scheduler
+from scheduler.protocol import from_host, to_host
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Announce, Holding
-from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Failed, Joined, Lease, Quarantined, Reset
 from tests.scheduler.messages_for_pull import JOIN, MIB, WITHIN, D, add, joined
 from tests.scheduler.playbook import SETTINGS, Playbook, hello
@@ -62,8 +63,9 @@ def test_whoever_says_that_it_holds_a_blob_in_another_length_than_its_bytes_have
     digest = hashlib.sha256(data).digest()
     tiny = replace(JOIN, digest=digest, size_bytes=len(data))
     play = Playbook("a", "liar", "b") >> ("a", tiny) << ("a", Joined(digest, 1, 4, False, ()))
-    play = play << ("a", Lease(1, digest, 1, 0, 2, WITHIN)) >> ("a", InlineBlob(digest, data))
-    play = play >> ("b", replace(tiny, size_bytes=100)) << ("b", InlineBlob(digest, data))  # as its manifest says
+    play = play << ("a", Lease(1, digest, 1, 0, 2, WITHIN)) >> ("a", from_host.InlineBlob(digest, data))
+    play = play >> ("b", replace(tiny, size_bytes=100))  # as its manifest says
+    play = play << ("b", to_host.InlineBlob(digest, data))
     reason = f"said that it holds the blob, in another length (blob sha256:{digest.hex()})"
     play = play >> ("liar", Announce((Holding(digest, 100, complete=True),)))
     assert play << ("liar", Quarantined(reason, QUARANTINE_S)) << ("liar", Closing.QUARANTINED)

@@ -14,6 +14,7 @@ from scheduler.protocol.from_host import (
     Announce,
     Fault,
     Holding,
+    InlineBlob,
     Join,
     LeaseEnded,
     LeaseOutcome,
@@ -23,7 +24,6 @@ from scheduler.protocol.from_host import (
     Progress,
     Sealed,
 )
-from scheduler.protocol.inline_blob import InlineBlob
 from tests.scheduler.messages_for_pull import JOIN, MIB, P0, PIECE, D, one_with_a_lease
 from tests.scheduler.playbook import VANISHES, Passes, Playbook, hello
 from tests.support.images import digest_of

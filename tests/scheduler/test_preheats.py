@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec import structs
 
 from scheduler.core.events import (
     Connected,
@@ -69,7 +70,7 @@ def test_an_order_with_a_bound_is_for_hosts_that_keep_to_it() -> None:
     bounded = job(play, "new", "old")
     bounded.order = replace(ORDER, most_bytes=7)
     add(play, bounded)
-    assert play << ("new", replace(TOLD, most_bytes=7))
+    assert play << ("new", structs.replace(TOLD, most_bytes=7))
     assert bounded.targets["old"].state is TargetState.UNSUPPORTED
 
 
@@ -125,7 +126,7 @@ def test_a_host_that_says_nothing_of_what_it_holds_is_not_believed() -> None:
     play = connected("a")
     new = add(play, job(play))
     _ = play << ("a", TOLD)
-    assert play >> ("a", replace(DONE, digests=b"")) >> Passes(30.0)
+    assert play >> ("a", structs.replace(DONE, digests=b"")) >> Passes(30.0)
     assert new.shown_state is JobState.FAILED
 
 
@@ -145,7 +146,7 @@ def test_a_host_with_a_certificate_may_not_call_what_it_holds_private() -> None:
         _ = play << ("a", Welcome(1, (PREHEAT,), seen_at="10.0.0.1"))
         new = add(play, job(play))
         _ = play << ("a", TOLD)
-        assert play >> ("a", replace(DONE, private=True)) >> Passes(30.0)
+        assert play >> ("a", structs.replace(DONE, private=True)) >> Passes(30.0)
         assert new.shown_state is state
         assert not new.targets["a"].confirmed
 
@@ -155,7 +156,7 @@ def test_blobs_that_are_announced_to_other_schedulers_are_not_looked_for_here(el
     play = connected("a")
     new = add(play, job(play))
     _ = play << ("a", TOLD)
-    assert play >> ("a", replace(DONE, digests=b"", elsewhere=elsewhere)) >> Passes(30.0)
+    assert play >> ("a", structs.replace(DONE, digests=b"", elsewhere=elsewhere)) >> Passes(30.0)
     assert new.shown_state is state
     assert not new.targets["a"].confirmed
 
@@ -164,7 +165,7 @@ def test_those_that_are_here_still_are() -> None:
     play = connected("a")
     new = add(play, job(play))
     _ = play << ("a", TOLD)
-    assert play >> ("a", replace(DONE, elsewhere=True)) >> Passes(30.0)
+    assert play >> ("a", structs.replace(DONE, elsewhere=True)) >> Passes(30.0)
     assert new.shown_state is JobState.FAILED
 
 
@@ -238,7 +239,13 @@ def test_a_report_of_another_attempt_or_job_or_host_is_dropped() -> None:
     play = connected("a", "b")
     new = add(play, job(play, "a"))
     _ = play << ("a", TOLD)
-    _ = play >> ("b", ALL_HELD) >> ("b", DONE) >> ("a", replace(DONE, attempt=2)) >> ("a", replace(DONE, job="j2"))
+    _ = (
+        play
+        >> ("b", ALL_HELD)
+        >> ("b", DONE)
+        >> ("a", structs.replace(DONE, attempt=2))
+        >> ("a", structs.replace(DONE, job="j2"))
+    )
     assert play
     assert states(new) == {"a": TargetState.TOLD}
 
@@ -277,15 +284,15 @@ def secret_job(play: Playbook) -> Job:
     return add(play, new)
 
 
-SECRET = replace(TOLD, credential="s3cret")
-BY_DIGEST = replace(TOLD, images=(f"alpine@sha256:{A.hex()}",), from_hosts=True)
+SECRET = structs.replace(TOLD, credential="s3cret")
+BY_DIGEST = structs.replace(TOLD, images=(f"alpine@sha256:{A.hex()}",), from_hosts=True)
 
 
 def test_a_credential_goes_to_the_hosts_that_fetch_from_the_origin() -> None:
     play = Playbook()
     new = secret_job(play)
     _ = play << ("a", SECRET) << ("b", SECRET)
-    _ = play >> ("a", ALL_HELD) >> ("a", replace(DONE, roots=A)) << ("c", BY_DIGEST)
+    _ = play >> ("a", ALL_HELD) >> ("a", structs.replace(DONE, roots=A)) << ("c", BY_DIGEST)
     assert play >> ("c", ALL_HELD) >> ("c", DONE) >> ("b", ALL_HELD) >> ("b", DONE)
     assert new.shown_state is JobState.SUCCEEDED
 
@@ -294,7 +301,7 @@ def test_another_host_fetches_if_one_fails_or_leaves() -> None:
     play = Playbook()
     secret_job(play)
     _ = play << ("a", SECRET) << ("b", SECRET)
-    assert play >> ("a", replace(DONE, state=PreheatState.FAILED)) << ("c", SECRET)
+    assert play >> ("a", structs.replace(DONE, state=PreheatState.FAILED)) << ("c", SECRET)
     play = Playbook()
     secret_job(play)
     _ = play << ("a", SECRET) << ("b", SECRET)
@@ -305,7 +312,7 @@ def test_what_a_fetcher_claims_and_has_not_announced_goes_to_nobody() -> None:
     play = Playbook()
     new = secret_job(play)
     _ = play << ("a", SECRET) << ("b", SECRET)
-    _ = play >> ("a", replace(DONE, roots=A)) >> Passes(30.0) << ("c", SECRET)
+    _ = play >> ("a", structs.replace(DONE, roots=A)) >> Passes(30.0) << ("c", SECRET)
     assert play
     assert states(new)["a"] is TargetState.FAILED
 
@@ -315,7 +322,7 @@ def test_what_a_fetcher_has_announced_elsewhere_goes_to_nobody() -> None:
     play = Playbook()
     secret_job(play)
     _ = play << ("a", SECRET) << ("b", SECRET) >> ("a", ALL_HELD)
-    assert play >> ("a", replace(DONE, roots=b"r" * 32, elsewhere=True)) << ("c", SECRET)
+    assert play >> ("a", structs.replace(DONE, roots=b"r" * 32, elsewhere=True)) << ("c", SECRET)
 
 
 def test_a_job_keeps_to_its_hours() -> None:
@@ -340,8 +347,8 @@ def test_the_credential_is_forgotten_at_the_end_and_never_shown() -> None:
     new = job(play)
     new.credential = "s3cret"
     add(play, new)
-    _ = play << ("a", replace(TOLD, credential="s3cret"))
-    assert "s3cret" not in repr(new) + repr(replace(TOLD, credential="s3cret"))
+    _ = play << ("a", structs.replace(TOLD, credential="s3cret"))
+    assert "s3cret" not in repr(new) + repr(structs.replace(TOLD, credential="s3cret"))
     assert play >> ("a", ALL_HELD) >> ("a", DONE)
     assert new.credential == ""
 
@@ -418,7 +425,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(host=hosts, name=jobs, state=st.sampled_from(PreheatState), attempt=st.sampled_from((1, 1, 2)))
     def reports(self, host: str, name: str, state: PreheatState, attempt: int) -> None:
         if host in self.connections:
-            report = replace(DONE, job=name, state=state, attempt=attempt, roots=A)
+            report = structs.replace(DONE, job=name, state=state, attempt=attempt, roots=A)
             self.tell(Received(self.connections[host], report))
 
     @rule(seconds=st.sampled_from((1.0, 5.0, 30.0)))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from scheduler.core.events import Connected, Disconnected, Event, PreheatChanged, Received, Send
 from scheduler.core.preheat_job import JobState, Order, TargetState
@@ -64,7 +65,7 @@ class Alone:
         self._hosts[self._hosts.index(host)] = ""
 
     def hear(self, host: str, state: PreheatState = PreheatState.DONE, attempt: int = 1) -> None:
-        self._handle(Received(self._hosts.index(host), replace(DONE, state=state, attempt=attempt)))
+        self._handle(Received(self._hosts.index(host), structs.replace(DONE, state=state, attempt=attempt)))
 
     async def look(self) -> None:
         await self.service.flush()
@@ -112,7 +113,7 @@ class AmongSeveral:
 
     def hear(self, host: str, state: PreheatState = PreheatState.DONE, attempt: int = 1) -> None:
         for one in self._several.all.values():
-            one.hear(host, replace(DONE, state=state, attempt=attempt))
+            one.hear(host, structs.replace(DONE, state=state, attempt=attempt))
 
     async def look(self) -> None:
         await self._several.look()
@@ -316,7 +317,7 @@ def test_of_those_that_order_the_same_the_last_stands(run: Run) -> None:
 
 
 def hear(cluster: Cluster, host: str, job: str) -> None:
-    report = replace(DONE, job=job)
+    report = structs.replace(DONE, job=job)
     if isinstance(cluster, Alone):
         cluster._handle(Received(cluster._hosts.index(host), report))  # of this file
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.core.events import PreheatAdded, PreheatCancelled
 from scheduler.core.preheat_hosts import parse_selection
@@ -29,7 +30,7 @@ from tests.scheduler.test_preheats import (
     states,
 )
 
-FAILED = replace(DONE, state=PreheatState.FAILED)
+FAILED = structs.replace(DONE, state=PreheatState.FAILED)
 
 
 def over(play: Playbook, new: Job, host: str = "a") -> Job:
@@ -42,7 +43,7 @@ def over(play: Playbook, new: Job, host: str = "a") -> Job:
 
 
 def keeps(seconds: float, attempt: int = 1, name: str = "j1") -> object:
-    return replace(TOLD, job=name, attempt=attempt, ttl_s=seconds)
+    return structs.replace(TOLD, job=name, attempt=attempt, ttl_s=seconds)
 
 
 def test_a_host_that_joins_is_told_for_as_long_as_the_pins_last() -> None:
@@ -63,7 +64,7 @@ def test_what_it_makes_of_it_changes_nothing_of_how_the_job_has_ended() -> None:
     play = connected("a")
     new = over(play, job(play))
     come(play, "late", keeps(60.0))
-    assert play >> ("late", replace(FAILED, reason="no room"))
+    assert play >> ("late", structs.replace(FAILED, reason="no room"))
     assert (new.shown_state, new.targets["late"].reason) == (JobState.SUCCEEDED, "no room")
 
 
@@ -105,7 +106,7 @@ def test_what_pins_nothing_or_is_for_those_that_use_it_does_not_grow(order: obje
     new = job(play)
     new.order = order  # type: ignore[assignment] # one of two
     add(play, new)
-    _ = play << ("a", replace(TOLD, ttl_s=new.order.ttl_s, only_where_used=new.order.only_where_used))
+    _ = play << ("a", structs.replace(TOLD, ttl_s=new.order.ttl_s, only_where_used=new.order.only_where_used))
     assert play >> ("a", ALL_HELD) >> ("a", DONE)
     come(play, "late")
     assert play
@@ -138,7 +139,7 @@ def test_one_that_always_fails_is_not_told_for_ever() -> None:
     over(play, job(play))
     for attempt in range(1, MAX_ATTEMPTS + 1):
         come(play, "bad", keeps(60.0, attempt))
-        _ = play >> ("bad", replace(FAILED, attempt=attempt)) >> ("bad", VANISHES)
+        _ = play >> ("bad", structs.replace(FAILED, attempt=attempt)) >> ("bad", VANISHES)
     come(play, "bad")
     assert play
 
@@ -162,7 +163,7 @@ def test_within_its_hours() -> None:
     new = job(play)
     new.order, new.open_s = replace(ORDER, ttl_s=200_000.0), 3600.0
     add(play, new)
-    _ = play << ("a", replace(TOLD, ttl_s=200_000.0))
+    _ = play << ("a", structs.replace(TOLD, ttl_s=200_000.0))
     _ = play >> ("a", ALL_HELD) >> ("a", DONE)
     come(play, "b", keeps(200_000.0))
     _ = play >> Passes(3600.0) << ("b", PreheatEnded("j1"))
@@ -181,7 +182,7 @@ def test_a_private_image_comes_from_other_hosts_without_the_credential() -> None
     new.credential = "s3cret"
     add(play, new)
     _ = play << ("a", SECRET)
-    _ = play >> ("a", ALL_HELD) >> ("a", replace(DONE, roots=A))
+    _ = play >> ("a", ALL_HELD) >> ("a", structs.replace(DONE, roots=A))
     assert (new.result, new.credential) == (JobState.SUCCEEDED, "")
     come(play, "late", BY_DIGEST)
     play = connected("a")
@@ -249,7 +250,7 @@ def test_of_those_that_order_the_same_the_last_to_end_stands() -> None:
     play = connected("a")
     for name, image in (("j1", "alpine"), ("j2", "alpine"), ("j3", "busybox")):
         add(play, standing(play, name, image))
-    come(play, "late", keeps(60.0, name="j2"), replace(TOLD, job="j3", images=("busybox",)))
+    come(play, "late", keeps(60.0, name="j2"), structs.replace(TOLD, job="j3", images=("busybox",)))
     assert play
     assert play.scheduler.preheat("j1") is None
 

@@ -17,11 +17,11 @@ from wsproto.events import BytesMessage, Request
 from scheduler.core.events import Event, Instruction, Probe, Received, Send
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
+from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, MAX_INLINE_BYTES
 from scheduler.protocol.from_host import Hello, Join, LeasePieces, Leave
-from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
 from scheduler.shell.bounds import Bounds
 from scheduler.shell.connection import framed
@@ -346,7 +346,7 @@ def test_a_host_that_does_not_read_is_cut_off_and_nobody_waits_for_it() -> None:
         async with connected(port, "a") as a:
             await a.says(tiny)
             await a.hears_of(Lease)
-            await a.says(InlineBlob(tiny.digest, data))
+            await a.says(from_host.InlineBlob(tiny.digest, data))
             client = await raw(port, "slow")
             cut_off = False
             while not cut_off:
@@ -355,7 +355,7 @@ def test_a_host_that_does_not_read_is_cut_off_and_nobody_waits_for_it() -> None:
                 except ConnectionError:
                     cut_off = True
                 await a.says(tiny)
-                assert isinstance(await a.hears(), InlineBlob)
+                assert isinstance(await a.hears(), to_host.InlineBlob)
             client.close()
 
     run(test, bounds=Bounds(waiting_bytes=256 * 1024))
@@ -497,9 +497,9 @@ async def unread(port: int, name: str, of: Host, bytes_each: int, count: int) ->
     tiny = Join(hashlib.sha256(data).digest(), "docker.io", "library/app", len(data))
     await of.says(tiny)
     lease = await of.hears()
-    if not isinstance(lease, InlineBlob):
+    if not isinstance(lease, to_host.InlineBlob):
         await of.hears_of(Lease)
-        await of.says(InlineBlob(tiny.digest, data))
+        await of.says(from_host.InlineBlob(tiny.digest, data))
     client = await raw(port, name)
     for _ in range(count):
         await asyncio.get_running_loop().sock_sendall(client, masked(FROM_HOST.encode(tiny)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from scheduler.core.events import Connected, LiveListChanged, Received
 from scheduler.core.lease_policy import MAX_PATIENCE
 from scheduler.core.scheduler import Scheduler
@@ -72,14 +74,14 @@ def test_the_leases_of_an_origin_are_divided_among_those_that_live() -> None:
         scheduler.handle(listed, 0.0)
         scheduler.handle(Connected(1, hello("a")), 0.0)
         for number in range(6):
-            scheduler.handle(Received(1, replace(JOIN, digest=bytes([number]) * 32)), 0.0)
+            scheduler.handle(Received(1, structs.replace(JOIN, digest=bytes([number]) * 32)), 0.0)
         assert scheduler.statistics().leases == leases
 
 
 class TestASwarmThatHasMoved:
     """Its hosts come within a second of each other: what they hold is not to be fetched again."""
 
-    MOVED = replace(JOIN, moved=True)
+    MOVED = structs.replace(JOIN, moved=True)
     FIRST = Lease(1, D, 1, 0, 1, WITHIN)
 
     def play(self, *hosts: str) -> Playbook:
@@ -90,23 +92,23 @@ class TestASwarmThatHasMoved:
         play = play >> ("b", Announce((Holding(D, MIB, complete=False, have=b"\x01"),))) << ("b", RequestDigests(D))
         play = play << ("a", add("b")) << ("b", add("a"))
         play = play >> ("b", DigestReport(D, 0, P0, last=True)) << ("a", digests(0, P0))
-        assert play >> Passes(0.1) << ("a", replace(self.FIRST, first=1, stop=2))
+        assert play >> Passes(0.1) << ("a", structs.replace(self.FIRST, first=1, stop=2))
 
     def test_what_hosts_fetch_already_is_leased_to_them_again(self) -> None:
-        play = self.play("a", "b") >> ("a", replace(self.MOVED, fetching=b"\x04"))
+        play = self.play("a", "b") >> ("a", structs.replace(self.MOVED, fetching=b"\x04"))
         play = play << ("a", joined()) << ("a", Lease(1, D, 1, 2, 3, MAX_PATIENCE * WITHIN))
-        play = play >> ("b", replace(self.MOVED, fetching=b"\x06")) << ("b", joined("a")) << ("a", add("b"))
+        play = play >> ("b", structs.replace(self.MOVED, fetching=b"\x06")) << ("b", joined("a")) << ("a", add("b"))
         play = play << ("b", Lease(2, D, 1, 1, 2, MAX_PATIENCE * WITHIN))
         play = play >> Passes(1.0) >> ("a", LeasePieces(1, D, 2, P2)) << ("a", digests(2, P2)) << ("b", digests(2, P2))
-        assert play << ("a", replace(self.FIRST, lease=3)), "and no piece is under two leases"
+        assert play << ("a", structs.replace(self.FIRST, lease=3)), "and no piece is under two leases"
 
     def test_no_host_is_leased_more_than_else_because_it_says_so(self) -> None:
-        play = self.play("a") >> ("a", replace(self.MOVED, fetching=b"\x0f")) << ("a", joined())
+        play = self.play("a") >> ("a", structs.replace(self.MOVED, fetching=b"\x0f")) << ("a", joined())
         assert play << ("a", Lease(1, D, 1, 0, 2, MAX_PATIENCE * WITHIN))
 
     def test_nor_in_a_swarm_that_has_been_here_for_long(self) -> None:
         play = self.play("a", "b") >> ("a", JOIN) << ("a", joined()) << ("a", self.FIRST)
-        assert play >> ("b", replace(self.MOVED, fetching=b"\x04")) << ("a", add("b")) << ("b", joined("a"))
+        assert play >> ("b", structs.replace(self.MOVED, fetching=b"\x04")) << ("a", add("b")) << ("b", joined("a"))
 
     def test_leases_begin_then(self) -> None:
         assert self.play("a") >> ("a", self.MOVED) << ("a", joined()) >> Passes(1.0) << ("a", self.FIRST)

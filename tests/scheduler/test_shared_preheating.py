@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from scheduler.core.events import Connected, Disconnected, Event, PreheatChanged, Received, Send
 from scheduler.core.preheat_hosts import Candidate

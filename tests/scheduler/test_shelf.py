@@ -6,6 +6,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from scheduler.core.events import Connected, Received, Send, Tick
 from scheduler.core.scheduler import Scheduler
@@ -62,7 +63,7 @@ def test_a_part_of_it_is_held_too_and_known_to_whoever_wants_it() -> None:
 def test_a_host_holds_parts_of_a_few_blobs_only() -> None:
     play = Playbook("a")
     for number in range(MAX_PARTS + 10):
-        _ = play >> ("a", Announce((replace(PART, digest=digest(number)),)))
+        _ = play >> ("a", Announce((structs.replace(PART, digest=digest(number)),)))
     assert shelved(play) == MAX_PARTS
     _ = play >> ("a", Leave(digest(0))) >> ("a", Announce((PART,)))
     assert shelved(play) == MAX_PARTS
@@ -156,7 +157,7 @@ def test_what_a_held_blob_costs() -> None:
 def test_repositories_that_a_host_names_one_after_the_other_are_forgotten() -> None:
     play = Playbook("a")
     for number in range(200):
-        play.scheduler.handle(Received(1, replace(JOIN, repository=f"library/{number}")), play.now)
+        play.scheduler.handle(Received(1, structs.replace(JOIN, repository=f"library/{number}")), play.now)
     (swarm,) = play.scheduler._state.swarms.values()
     assert len(swarm.sources) < 50
     (member,) = swarm.members.values()

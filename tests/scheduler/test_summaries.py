@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from msgspec import structs
 
 from scheduler.core.events import Connected
 from scheduler.core.exchanges import BlobFacts, Exchanges, PullFacts, merged
@@ -218,7 +219,7 @@ class TestWhatIsTold:
 def test_a_hostile_host_is_in_the_lists_of_all() -> None:
     """Whatever Hello takes can be told."""
     crowd = Crowd()
-    odd = replace(hello("h" * 128, site="\U0001f600"), software="é\x7f")
+    odd = structs.replace(hello("h" * 128, site="\U0001f600"), software="é\x7f")
     crowd.scheduler.handle(Connected(1, odd), crowd.now)
     [host] = decode_roster(encode_roster(crowd.scheduler.hosts(crowd.now)))
     assert (host.id, host.site, host.version) == (odd.host, odd.site, odd.software)

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from msgspec import structs
 
 from peer.tasks import BackgroundTasks
 from scheduler.core.events import LiveListChanged, TagAsked, TagTold, ToldWord
@@ -138,7 +139,7 @@ def test_most_words_of_all_hosts_count_and_not_most_results(bus: Bus) -> None:
     lies = dict.fromkeys(("a1", "a2", "b1", "b2"), LIE)
     made.say(a0=NOTHING, **lies, **dict.fromkeys(("c1", "c2", "c3", "c4", "c5"), ANSWER))
     made.share()
-    assert made.of("a") << ("a0", replace(RESULT, hosts=5))
+    assert made.of("a") << ("a0", structs.replace(RESULT, hosts=5))
 
 
 def test_a_host_that_is_connected_to_several_has_one_word() -> None:
@@ -223,6 +224,14 @@ class TestEntries:
     @pytest.mark.parametrize("told", [ASKED, TOLD, replace(TOLD, words=())])
     def test_it_comes_as_it_went(self, told: SharedTag) -> None:
         assert decode(encode(told)) == told
+
+    def test_it_is_of_arrays(self) -> None:
+        names = ["0b", *TAG]
+        words = [[each.voter, 0, each.age_s] for each in TOLD.words]
+        told = [*names, [[WORD.digest, WORD.size_bytes, WORD.media_type]], words]
+        assert msgpack.unpackb(zlib.decompress(encode(TOLD))) == told
+        assert decode(zlib.compress(msgpack.packb(told))) == TOLD
+        assert msgpack.unpackb(zlib.decompress(encode(ASKED))) == [*names, ASKED.starter]
 
     def test_hosts_cannot_make_it_longer(self) -> None:
         words = [

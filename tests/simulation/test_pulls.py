@@ -12,8 +12,7 @@ from peer.core.origin_requests import GIVE_UP_S
 from peer.core.swarm_member import MAP_DISPROVED
 from scheduler.core.spot_checks import CHECKERS, MAX_SILENCES
 from scheduler.protocol.connection import Closing
-from scheduler.protocol.from_host import Corrupt, Disproved, Fault, NeighbourFailed
-from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.from_host import Corrupt, Disproved, Fault, InlineBlob, NeighbourFailed
 from tests.simulation.playing import Playing
 
 
