@@ -24,6 +24,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
+
 from peer.core.digest_reports import digest_reports
 from peer.core.download import Download, DownloadSettings
 from peer.core.events import (
@@ -408,7 +410,7 @@ class HostMachine:
     def _begin_anew(self, before: Download, now: float) -> list[Instruction]:
         out: list[Instruction] = []
         for added in before.origin.added.values():
-            out += self._add_source(replace(added, size_bytes=before.member.own_size_bytes), now)
+            out += self._add_source(structs.replace(added, size_bytes=before.member.own_size_bytes), now)
         self.downloads[before.digest].neighbours.take_over(before.neighbours)
         return out
 
