@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import Struct, structs
 
 from peer.core import events
 from peer.core.events import Event
@@ -34,8 +35,7 @@ MAX_PREHEATS = 256
 """Jobs of which is remembered who ordered them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Who this host is to others. Without a scheduler for `scheduler_timeout_s`, it asks origins by itself."""
 
     host: str
@@ -139,7 +139,7 @@ class HostSchedulers:
 
     def rename(self, host: str) -> None:
         """This host's id is `host` from now on, on new connections."""
-        self.identity = replace(self.identity, host=host)
+        self.identity = structs.replace(self.identity, host=host)
         self._clients.reopen()
 
     def _hello(self) -> from_host.Hello:

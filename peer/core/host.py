@@ -22,9 +22,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from msgspec import structs
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from peer.core.digest_reports import digest_reports
 from peer.core.download import Download, DownloadSettings
@@ -85,8 +86,7 @@ from scheduler.protocol.fields import MAX_HOLDINGS_PER_MESSAGE
 from scheduler.protocol.inline_blob import InlineBlob
 
 
-@dataclass(frozen=True, slots=True)
-class HostSettings:
+class HostSettings(Struct, frozen=True):
     """`max_ranges_per_origin` bounds the requests for data: an origin's own limit has room for metadata too.
 
     `has_scheduler` False: there never is one, and the origin may be asked at once.

@@ -119,7 +119,9 @@ class TestJoining:
 
     def test_also_to_a_download_that_waits_for_a_slot(self) -> None:
         """The slot that another blob has used is not taken."""
-        playbook = Playbook(replace(SETTINGS, max_ranges_per_origin=1), connected=False) >> Passes(SCHEDULER_TIMEOUT_S)
+        playbook = Playbook(structs.replace(SETTINGS, max_ranges_per_origin=1), connected=False) >> Passes(
+            SCHEDULER_TIMEOUT_S
+        )
         playbook = playbook >> source(blob=E) << Recover(E) >> PiecesHeld(E) << Prepare(E, SIZE)
         playbook = playbook >> Prepared(E) << asked_origin(0, 0, 4, blob=E)
         playbook = playbook >> source() << Recover(D) >> PiecesHeld(D) << Prepare(D, SIZE) >> Prepared(D)
