@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import Struct
 
 from peer.arrival import Arrival
 from peer.core import events
@@ -68,8 +68,7 @@ SHOWN_OF_DIGEST = len("sha256:") + 12
 SHOWN_NEIGHBOURS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """`transfers_per_origin` is for data alone: the origin's own limit of connections has room for metadata too.
 
     `download_rate_bytes_per_s` is for what neighbours send, all together; 0 is none.
@@ -82,8 +81,7 @@ class Limits:
     download_rate_bytes_per_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadStatistics:
+class DownloadStatistics(Struct, frozen=True):
     """Since the start; `active` is now. `corrupt` counts blobs, `unusable_answers` answers of origins."""
 
     active: int
@@ -95,8 +93,7 @@ class DownloadStatistics:
     reread_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadFacts:
+class DownloadFacts(Struct, frozen=True):
     """A blob on its way, for the operator. `blob` is the beginning of its digest: a whole one is a key to content."""
 
     blob: str
@@ -106,8 +103,7 @@ class DownloadFacts:
     upstream: str
 
 
-@dataclass(frozen=True, slots=True)
-class NeighbourFacts:
+class NeighbourFacts(Struct, frozen=True):
     """What a neighbour has given this host and got of it, since the start."""
 
     host: str
@@ -116,8 +112,7 @@ class NeighbourFacts:
     got_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class MessageStatistics:
+class MessageStatistics(Struct, frozen=True):
     """Messages since the start: to neighbours, and to and from schedulers."""
 
     link_messages: int

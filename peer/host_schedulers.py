@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from msgspec import structs
+from msgspec import Struct, structs
 
 from peer.core import events
 from peer.core.events import Event
@@ -35,8 +35,7 @@ MAX_PREHEATS = 256
 """Jobs of which is remembered who ordered them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Who this host is to others. Without a scheduler for `scheduler_timeout_s`, it asks origins by itself."""
 
     host: str
@@ -140,7 +139,7 @@ class HostSchedulers:
 
     def rename(self, host: str) -> None:
         """This host's id is `host` from now on, on new connections."""
-        self.identity = replace(self.identity, host=host)
+        self.identity = structs.replace(self.identity, host=host)
         self._clients.reopen()
 
     def _hello(self) -> from_host.Hello:

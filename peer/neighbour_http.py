@@ -23,8 +23,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
+
+from msgspec import Struct
 
 from peer import tracing
 from peer.errors import PeerGoneError
@@ -64,8 +65,7 @@ Hold = Callable[[socket.socket | None], None]
 """Gets the socket of an exchange when it begins, and None at its end. To shut the socket down ends the exchange."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """The head of an answer, as far as it counts. `span`: the first byte, the end and the whole length of a range."""
 
     status: int

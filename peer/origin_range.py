@@ -11,9 +11,11 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from peer.core.events import Outcome
 from peer.core.origin_requests import FIRST_SPAN_BYTES
@@ -35,8 +37,7 @@ from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MAX_BLOB_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class OriginSource:
+class OriginSource(Struct, frozen=True):
     """A way to get a blob: which origin, where and as what it is there, and with whose authorisation.
 
     `upstream` is the origin's name among hosts. Blobs are known by place: (upstream, repository).

@@ -13,10 +13,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
+from msgspec import Struct
 
 from peer.core.events import PeerOutcome, Sample
 from peer.errors import (
@@ -45,8 +45,7 @@ BACKGROUND = "background"
 """The query of a request for a piece that no client waits for: hosts that know it serve such requests last."""
 
 
-@dataclass(frozen=True, slots=True)
-class PieceSource:
+class PieceSource(Struct, frozen=True):
     """A neighbour: a client for its peer port, and one for what is asked under a key outside of TLS.
 
     `plain`: neither host encrypts what it sends so.

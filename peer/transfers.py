@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec import Struct
 
 from peer import tracing
 from peer.arrival import Arrival
@@ -257,8 +257,7 @@ def is_refused_credential(error: P2pdError | None) -> bool:
     return isinstance(error, OriginRefusedError) and error.status in REFUSED_CREDENTIAL
 
 
-@dataclass(frozen=True, slots=True)
-class _RangeRelay:
+class _RangeRelay(Struct, frozen=True):
     """Carries what a range reports from its thread to the event loop, in order."""
 
     transfers: Transfers

@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 from aiohttp import web
+from msgspec import structs
 
 from peer.errors import (
     OriginCorruptError,
@@ -279,7 +280,9 @@ class Blobs:
 
     async def _look(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> Descriptor:
         """What the origin says, or has just said. Raises OriginError."""
-        return permit.described or await self._origins.look(replace(context.route, reference=digest), permit.credential)
+        return permit.described or await self._origins.look(
+            structs.replace(context.route, reference=digest), permit.credential
+        )
 
     async def _describe_by_reading(
         self, context: RequestContext, digest: Digest, permit: Permit, kind: Kind
@@ -301,7 +304,7 @@ class Blobs:
     def _confirmation(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> Confirm:
         """Says whether the client may have the bytes that are here (`Access.confirm`)."""
         route = context.route
-        of_digest = route if route.reference == digest else replace(route, reference=digest)
+        of_digest = route if route.reference == digest else structs.replace(route, reference=digest)
         return partial(self._access.confirm, permit, of_digest, context.authorization)
 
     def _source(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> OriginSource:

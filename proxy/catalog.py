@@ -15,12 +15,12 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec import Struct
 
 from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
@@ -79,8 +79,7 @@ class Public(IntEnum):
     """Everybody: the origin gives it without credentials."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToldTag:
+class ToldTag(Struct, frozen=True):
     """The manifest that the origin gave for a tag, and how long ago."""
 
     manifest: Descriptor

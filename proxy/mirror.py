@@ -18,11 +18,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import structlog
 from aiohttp import web
+from msgspec import Struct
+from msgspec.structs import replace
 
 from peer.errors import DrainingError, OriginError, OriginTooLargeError, OriginUnusableError, P2pdError
 from peer.oci.digest import AnyDigest
@@ -73,8 +74,7 @@ class RequestRecord(NamedTuple):
     relayed: Relayed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Straight:
+class Straight(Struct, frozen=True):
     """A client that has connected to `upstream` itself, through the HTTPS proxy.
 
     `pass_on` gives it the registry's own answer. That is the answer to all that the mirror does not have or refuses, to

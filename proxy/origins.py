@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
 from weakref import WeakSet
 
 import structlog
+from msgspec import Struct
 
 from peer import tracing
 from peer.errors import (
@@ -52,8 +52,7 @@ OWN = Credential(own=True)
 """p2pd's own: the operator's credentials for the upstream, or anonymous if the operator gave none."""
 
 
-@dataclass(frozen=True, slots=True)
-class OriginAnswer:
+class OriginAnswer(Struct, frozen=True):
     """An origin's answer, with the credential that it was given to."""
 
     answer: Answer

@@ -19,12 +19,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from peer.errors import OriginBrokenError, OriginCorruptError
 from peer.oci.digest import Hasher

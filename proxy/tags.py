@@ -19,10 +19,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import replace
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from peer.errors import OriginError, OriginUnusableError
 from peer.net.tag_lookups import TagName, TagWord

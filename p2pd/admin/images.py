@@ -9,10 +9,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from peer.errors import ManifestError, P2pdError
 from peer.oci.manifest import KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES, Manifest, parse_manifest
@@ -22,8 +23,7 @@ CATALOG: Final = "catalog.db"
 _MANIFESTS: Final = "manifests/"
 
 
-@dataclass(frozen=True, slots=True)
-class CachedImage:
+class CachedImage(Struct, frozen=True):
     """An image by one of its names, `REPOSITORY:TAG`, or `REPOSITORY@DIGEST` if no tag of it is known.
 
     `blobs` are the media types of what belongs to it, by digest: manifests, configs and layers, also those that are

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from msgspec import structs
 
 from p2pd.admin.control import Control, control_routes
 from p2pd.admin.images import images_of
@@ -96,16 +97,16 @@ class Admin:
             "upstreams": [*self._origins.upstreams, *([OTHERS] if self._origins.others is not None else [])],
             "upstream_settings": [_settings_of(*each) for each in self._origins.upstreams.items()],
             "cache": {
-                **dataclasses.asdict(self._store.statistics()),
+                **structs.asdict(self._store.statistics()),
                 "limits": {
                     "max_bytes": show_room(self._store.quota.max_bytes),
                     "min_free_bytes": show_room(self._store.quota.min_free_bytes),
                 },
             },
             "served": self._served(now),
-            "adopted": dataclasses.asdict(self._adopter.statistics()),
+            "adopted": structs.asdict(self._adopter.statistics()),
             "scrub": dataclasses.asdict(self._scrubber.statistics()),
-            "downloads": dataclasses.asdict(self._host.statistics()),
+            "downloads": structs.asdict(self._host.statistics()),
             "swarm": {
                 "host": self._host.identity.host,
                 "place": [each for each in (who.site, who.zone, who.rack) if each],
@@ -115,12 +116,12 @@ class Admin:
                 "certificate_expires_s": None if expires is None else max(0.0, expires - now),
                 "sent_bytes": self._peer_server.sent_bytes,
                 "busy_answers": self._peer_server.busy_answers,
-                **dataclasses.asdict(self._host.messages()),
+                **structs.asdict(self._host.messages()),
             },
             "neighbours": [
-                dataclasses.asdict(each) for each in self._host.neighbours(self._peer_server.to_neighbours.by_host())
+                structs.asdict(each) for each in self._host.neighbours(self._peer_server.to_neighbours.by_host())
             ],
-            "arriving": [dataclasses.asdict(each) for each in self._host.downloads()],
+            "arriving": [structs.asdict(each) for each in self._host.downloads()],
             "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.clients.last_seen.items()},
         }
 
@@ -136,11 +137,11 @@ class Admin:
         return [] if state.is_well else [f"the store is {state.condition.value}, nothing new is stored: {state.cause}"]
 
     async def _blobs(self, _: web.Request) -> web.Response:
-        return web.json_response([dataclasses.asdict(blob) for blob in self._store.blobs()])
+        return web.json_response([structs.asdict(blob) for blob in self._store.blobs()])
 
     async def _images(self, _: web.Request) -> web.Response:
         found = await _in_thread(partial(images_of, self._store))
-        return web.json_response([dataclasses.asdict(image) for image in found])
+        return web.json_response([structs.asdict(image) for image in found])
 
     async def _remove(self, request: web.Request) -> web.Response:
         digest = Digest(request.match_info["digest"])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import click
+from msgspec import structs
 
 from p2pd.admin.client import AdminClient, Collected, DaemonUnreachableError
 from p2pd.admin.images import CachedImage, images_of
@@ -149,7 +150,7 @@ def ls(settings: Settings, *, as_json: bool) -> None:
             names.setdefault(digest, []).append(image.name)
             types[digest] = media_type
     if as_json:
-        rows = [{**dataclasses.asdict(blob), "images": names.get(blob.digest, [])} for blob in blobs]
+        rows = [{**structs.asdict(blob), "images": names.get(blob.digest, [])} for blob in blobs]
         click.echo(json.dumps(rows, indent=2))
         return
     now = time.time()
@@ -262,7 +263,7 @@ def verify(settings: Settings, *, as_json: bool) -> None:
     with _opened(settings) as (opened, _):
         found = opened.verify()
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        click.echo(json.dumps(structs.asdict(found), indent=2))
     else:
         click.echo(f"checked {found.checked} blobs, {len(found.bad)} bad")
     if found.bad:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from p2pd.config.cron import Cron, CronError, parse_cron
 from p2pd.config.values import ConfigError, parse_duration
@@ -30,8 +31,7 @@ _DEFAULTS: Final = {"to": "all", "keep": "7d", "when": PUSH}
 _STARS: Final = {"**": "[^:]*", "*": "[^/:]*"}
 
 
-@dataclass(frozen=True, slots=True)
-class PreheatRule:
+class PreheatRule(Struct, frozen=True):
     """Tags that are to be on some hosts. `match` is an image's full name if it has no `*`. `cron` None: on push."""
 
     match: str

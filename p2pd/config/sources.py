@@ -14,9 +14,10 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from p2pd.config.settings import KEYS, Settings
 from p2pd.config.values import ConfigError
@@ -35,16 +36,14 @@ _AT_STAKE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """Settings, and by key the place of each that is not the default: `/etc/p2pd/p2pd.toml:12`, a variable, a flag."""
 
     settings: Settings
     places: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
+class Sources(Struct, frozen=True):
     """Where settings are read, also again while a daemon runs. For the fields see `load`."""
 
     flags: Mapping[str, object]
@@ -160,8 +159,7 @@ def _contradictions(settings: Settings, given: Mapping[str, _Given]) -> list[str
     return problems
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(Struct, frozen=True):
     """A value and its source. `prefix` is the beginning of a key there; keys behind a prefix are in upper case.
 
     `place` is where in the source it is, if the source has places.

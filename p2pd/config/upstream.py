@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from p2pd.config.settings import Settings
 from p2pd.config.upstream_setting import UpstreamSetting, url_of
@@ -32,8 +34,7 @@ def make_upstreams(
     return {name: _make(each, settings, known.get(name)) for name, each in names.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class MakerOfOthers:
+class MakerOfOthers(Struct, frozen=True):
     """Makes the origin of an upstream that only a client has named, like `template` but for name and address."""
 
     template: Upstream

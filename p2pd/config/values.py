@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from peer.core.eviction import DiskShare
 from peer.errors import P2pdError
@@ -52,8 +53,7 @@ _LABEL: Final = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?"
 _NAME: Final = re.compile(rf"(?!.{{254}}){_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)  # RFC 1035: at most 253
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """An address to listen at or to connect to: an IP address or a host name, and a TCP port (0: any free port)."""
 
     host: str

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from p2pd.config.changes import Reloaded, changes, in_force
 from p2pd.config.settings import KEYS
 from p2pd.config.values import ConfigError
@@ -92,7 +94,7 @@ class Control:
             waiting = {key for key in KEYS if getattr(after, key) != getattr(read.settings, key)}
             places = {key: place for key, place in read.places.items() if key not in waiting}
             places |= {key: place for key, place in before.places.items() if key in waiting}
-            self._loaded = replace(before, settings=after, places=places)
+            self._loaded = structs.replace(before, settings=after, places=places)
             found = Reloaded(changes(before.settings, after), changes(after, read.settings))
         _tell(found)
         return found

@@ -13,9 +13,10 @@ import resource
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
+
+from msgspec import Struct, field
 
 from p2pd.admin.server import NotReady
 from p2pd.daemon import logs
@@ -24,8 +25,7 @@ from p2pd.daemon.sdnotify import Notifier
 from peer.tasks import BackgroundTasks
 
 
-@dataclass(frozen=True, slots=True)
-class Daemon:
+class Daemon(Struct, frozen=True):
     """What lives. `serve` is its whole work, and yields the addresses that it listens on, by the names of their keys.
 
     `control` is what may be asked of it. `headline` names the address that `systemctl status` shows. `facts` are logged

@@ -8,7 +8,6 @@ It starts without the network: nothing is asked of an origin until a client come
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 import platform
 import time
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 import aiofastnet
 import uvloop
 from aiohttp import web
+from msgspec import structs
 
 from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
@@ -406,7 +406,7 @@ async def _tell_pulls_now_and_then(mirror: Mirror, telemetry: Telemetry, host: H
 
 def _tell_pulls(mirror: Mirror, telemetry: Telemetry, host: Host, may_tell: MayTell, now: float) -> None:
     for pull in mirror.ended_pulls(now):
-        log.info("pulled", **dataclasses.asdict(pull))
+        log.info("pulled", **structs.asdict(pull))
         telemetry.clients.pulled(pull)
         pulled = pulled_of(pull, may_tell)
         if pulled is not None:

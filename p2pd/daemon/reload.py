@@ -6,9 +6,10 @@ What is under way goes on untouched: a client's answer, a download, an upload. N
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from p2pd.config.room import quota_of
 from p2pd.config.settings import Settings
@@ -44,8 +45,7 @@ TAKEN_UP: Final = frozenset(
 """The keys that a node takes up while it runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReload:
+class NodeReload(Struct, frozen=True):
     """The parts of a node that have settings which may change."""
 
     origins: Origins

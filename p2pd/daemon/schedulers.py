@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from p2pd.config.settings import Settings
 from p2pd.daemon.wiring import over_tls
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from p2pd.daemon.scheduler_inside import SchedulerInside
 
 
-@dataclass(frozen=True, slots=True)
-class Schedulers:
+class Schedulers(Struct, frozen=True):
     """The URLs of the schedulers to join, and the scheduler that runs inside this node, if there is one."""
 
     urls: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""JSON Schemas, and the parts of an OpenAPI document that are made of them. Those of dataclasses are made of these."""
+"""JSON Schemas, and the parts of an OpenAPI document made of them. Those of dataclasses and structs are made here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+from msgspec import Struct
 
 Schema = dict[str, Any]
 
@@ -34,7 +36,9 @@ def schema_of(kind: Any) -> Schema:
         return {}
     if kind in _PLAIN:
         return _PLAIN[kind]
-    if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
+    if isinstance(kind, type) and (
+        dataclasses.is_dataclass(kind) or issubclass(kind, Struct) or hasattr(kind, "_fields")
+    ):
         told = {name: schema_of(hint) for name, hint in get_type_hints(kind).items()}
         return {"description": _first_paragraph(kind), **closed_object(told)}
     if isinstance(kind, type) and issubclass(kind, str):

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
+from msgspec import Struct, structs
+
 from p2pd.preheat.credentials import Credentials
 from p2pd.pull.docker_config import Login
 from p2pd.pull.platforms import choose_platform
@@ -90,8 +92,7 @@ class Fetched:
 SourceOf = Callable[[AnyDigest, Kind], OriginSource]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """How an image is got: from which origin, and what the host may tell of it. `permit` is None for a job's login."""
 
     route: Route
@@ -263,7 +264,7 @@ class ImagesAhead:
         if place.permit is not None:
             below = [child.digest for child in manifest.children if not child.foreign]
             endpoint = Endpoint.BLOB if manifest.kind is ManifestKind.IMAGE else Endpoint.MANIFEST
-            self._access.granted_below(replace(place.route, reference=digest), place.permit, below, endpoint)
+            self._access.granted_below(structs.replace(place.route, reference=digest), place.permit, below, endpoint)
 
     async def _manifest(self, source: OriginSource, said: Descriptor, fetched: Fetched) -> tuple[bytes, str]:
         assert isinstance(said.digest, Digest)
@@ -345,7 +346,7 @@ class ImagesAhead:
         """
         if place.permit is not None and not place.permit.private and not self._host.may_share(digest):
             with suppress(P2pdError):
-                await self._access.check(replace(place.route, endpoint=Endpoint.BLOB, reference=digest), None)
+                await self._access.check(structs.replace(place.route, endpoint=Endpoint.BLOB, reference=digest), None)
 
     def _holds(self, digest: Digest, source: OriginSource, size_bytes: int, fetched: Fetched) -> None:
         fetched.sizes[digest], fetched.digests[digest] = size_bytes, None

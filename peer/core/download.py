@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import Struct
+
 from peer.core.events import (
     BlobVerified,
     Draining,
@@ -75,8 +77,7 @@ class IllegalTransitionError(Exception):
     """An event that cannot happen in this state: a bug of ours. Carries the story so far."""
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadSettings:
+class DownloadSettings(Struct, frozen=True):
     """`max_ranges` bounds the requests to the origin; the download goes on for `linger_s` though nobody reads it.
 
     After a piece has come, an origin that fails is asked again for `give_up_s`.

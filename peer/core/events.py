@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
+from msgspec import Struct
+
 from scheduler.protocol import to_host
 from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.link import LinkMessage
@@ -73,8 +76,7 @@ class Phase(Enum):
 # -- events: readers ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SourceAdded:
+class SourceAdded(Struct, frozen=True):
     """A client brought a way to get the blob from an origin; `source` is its number. Begins the download if need be.
 
     `size_bytes` is what a manifest, or the origin's answer to HEAD, said. `perishable`: its credential may
@@ -92,8 +94,7 @@ class SourceAdded:
     private: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderMoved:
+class ReaderMoved(Struct, frozen=True):
     """Reader `reader` stands at byte `position` and wants all up to `stop` (None: to the end). Also its arrival.
 
     `background`: no client waits there. `preheats`: nor is it ahead of a client's pull, and clients of all hosts come
@@ -108,8 +109,7 @@ class ReaderMoved:
     preheats: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderLeft:
+class ReaderLeft(Struct, frozen=True):
     digest: bytes
     reader: int
 
@@ -117,8 +117,7 @@ class ReaderLeft:
 # -- events: the store -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PiecesHeld:
+class PiecesHeld(Struct, frozen=True):
     """Pieces of the blob are in the store without a request: from before, or sent inline.
 
     `pieces` has the BLAKE3 of each by its index (b"": not known). `size_bytes` 0: nothing is held. `verified` says what
@@ -128,35 +127,31 @@ class PiecesHeld:
     digest: bytes
     size_bytes: int = 0
     piece_length: int = 0
-    pieces: Mapping[int, bytes] = field(default_factory=dict)
+    pieces: Mapping[int, bytes] = msgspec.field(default_factory=dict)
     verified: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """The blob has its place in the store; pieces may land."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StoreFailed:
+class StoreFailed(Struct, frozen=True):
     """The store cannot take the blob. `discard`: what landed of it is not to be trusted."""
 
     digest: bytes
     discard: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BlobVerified:
+class BlobVerified(Struct, frozen=True):
     """The SHA-256 over all pieces is the digest (`ok`), or is not."""
 
     digest: bytes
     ok: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BlobStored:
+class BlobStored(Struct, frozen=True):
     """The store holds this blob whole, from before, and other hosts may have it.
 
     `piece_length` is that of its record, or 0 if it is the usual one (`scheduler.protocol.geometry`).
@@ -167,15 +162,13 @@ class BlobStored:
     piece_length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class BlobRemoved:
+class BlobRemoved(Struct, frozen=True):
     """The store holds this blob no longer."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class DigestsRead:
+class DigestsRead(Struct, frozen=True):
     """What the store knows of a whole blob: the BLAKE3 of its pieces, or all bytes of a tiny one.
 
     `piece_length` is 0 if it is the usual one.
@@ -190,8 +183,7 @@ class DigestsRead:
 # -- events: requests --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RangeOpened:
+class RangeOpened(Struct, frozen=True):
     """The origin answered: the blob's geometry, and the pieces `[first, stop)` that will really come."""
 
     digest: bytes
@@ -202,8 +194,7 @@ class RangeOpened:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class RangeEnded:
+class RangeEnded(Struct, frozen=True):
     """`status` is the origin's answer where that was the reason, else 0.
 
     `size_bytes`: the origin's answer has another length than the blob was said to have; that is why it ended.
@@ -216,8 +207,7 @@ class RangeEnded:
     size_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SampleFetched:
+class SampleFetched(Struct, frozen=True):
     """The answer to `FetchSample`. `data` None: the origin did not give it."""
 
     digest: bytes
@@ -225,8 +215,7 @@ class SampleFetched:
     data: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class PieceReceived:
+class PieceReceived(Struct, frozen=True):
     """A piece is in the store, verified as far as a piece can be.
 
     `piece_digest` is its BLAKE3, b"" if it was not made: this host is alone.
@@ -240,8 +229,7 @@ class PieceReceived:
     choked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PieceFailed:
+class PieceFailed(Struct, frozen=True):
     """A request to a neighbour brought no piece."""
 
     digest: bytes
@@ -252,8 +240,7 @@ class PieceFailed:
 # -- events: other hosts -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerFound:
+class SchedulerFound(Struct, frozen=True):
     """There is a connection to a scheduler. `progress_s` is how often it wants to hear of progress.
 
     `max_blobs` is how many blobs of this host it takes, held ones and wanted ones together. `scheduler` is the URL that
@@ -269,8 +256,7 @@ class SchedulerFound:
     lengthens: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerLost:
+class SchedulerLost(Struct, frozen=True):
     """There is no connection to a scheduler any more, or none yet at the start.
 
     `stops`: it will not be back at once. It has said so, or is silent.
@@ -280,39 +266,33 @@ class SchedulerLost:
     stops: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerFailed:
+class SchedulerFailed(Struct, frozen=True):
     """An attempt to connect to a scheduler has failed. Others follow."""
 
     scheduler: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerMissing:
+class SchedulerMissing(Struct, frozen=True):
     """There has been no scheduler for too long: `peer.core.host` tells every download."""
 
 
-@dataclass(frozen=True, slots=True)
-class FromScheduler:
+class FromScheduler(Struct, frozen=True):
     message: ToHost
     scheduler: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FromNeighbour:
+class FromNeighbour(Struct, frozen=True):
     host: str
     message: LinkMessage
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(Struct, frozen=True):
     """The link to a host works; it knows nothing of what this host holds."""
 
     host: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkLost:
+class LinkLost(Struct, frozen=True):
     """The link to a host is gone for good."""
 
     host: str
@@ -321,13 +301,11 @@ class LinkLost:
 # -- events: time ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time passed; `next_deadline` said when to send this."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveWay:
+class GiveWay(Struct, frozen=True):
     """What was fetched ahead of this blob gives way to clients: unless somebody reads it, its download ends now.
 
     What has come stays in the store, and the leases go to other hosts.
@@ -336,13 +314,11 @@ class GiveWay:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Draining:
+class Draining(Struct, frozen=True):
     """p2pd is to stop once its clients have what they wait for: every download that no client waits for ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """p2pd is stopping: every download ends."""
 
 
@@ -391,15 +367,13 @@ def in_short(event: Event) -> str:
 # -- instructions: the store -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Recover:
+class Recover(Struct, frozen=True):
     """A download begins: say what the store has of the blob."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Prepare:
+class Prepare(Struct, frozen=True):
     """Give the blob its place in the store: it has `size_bytes`, in pieces of `piece_length` (0: the usual length)."""
 
     digest: bytes
@@ -407,16 +381,14 @@ class Prepare:
     piece_length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StoreInlineBlob:
+class StoreInlineBlob(Struct, frozen=True):
     """The whole of a tiny blob, from the scheduler; to be verified and put into the store."""
 
     digest: bytes
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ReadDigests:
+class ReadDigests(Struct, frozen=True):
     """Read what the store knows of the pieces of a whole blob."""
 
     digest: bytes
@@ -441,8 +413,7 @@ class Ended:
 # -- instructions: requests --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRange:
+class RequestRange(Struct, frozen=True):
     """Fetch pieces `[first, stop)` from `source` (`stop` None: the geometry is not known yet, take the first span)."""
 
     digest: bytes
@@ -452,8 +423,7 @@ class RequestRange:
     stop: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class FetchSample:
+class FetchSample(Struct, frozen=True):
     """Get bytes `[start, stop)` of piece `index` from `source`, to compare the piece with them.
 
     `piece_length` is 0 if it is the usual one.
@@ -469,14 +439,12 @@ class FetchSample:
     piece_length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRange:
+class CancelRange(Struct, frozen=True):
     digest: bytes
     request: int
 
 
-@dataclass(frozen=True, slots=True)
-class TrimRange:
+class TrimRange(Struct, frozen=True):
     """Let the request end before piece `stop`: others see to the rest."""
 
     digest: bytes
@@ -484,8 +452,7 @@ class TrimRange:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class RequestPiece:
+class RequestPiece(Struct, frozen=True):
     """Get piece `index` from `host`; believe it only if its BLAKE3 is `expected`, and it has the bytes of the `sample`.
 
     One that has the BLAKE3 and other bytes ends as DIFFERS.
@@ -499,8 +466,7 @@ class RequestPiece:
     sample: Sample | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CancelPiece:
+class CancelPiece(Struct, frozen=True):
     digest: bytes
     request: int
 
@@ -508,85 +474,74 @@ class CancelPiece:
 # -- instructions: other hosts -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True):
     """Send a message to the scheduler at this URL, or else to the one that the message's blob is at."""
 
     message: FromHost
     scheduler: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class KeepSchedulers:
+class KeepSchedulers(Struct, frozen=True):
     """Keep a connection to each of the schedulers at these URLs, and to no other."""
 
     urls: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SendInlineBlob:
+class SendInlineBlob(Struct, frozen=True):
     """Send the whole of this tiny blob to the scheduler, for all who wait for it."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TellNeighbours:
+class TellNeighbours(Struct, frozen=True):
     """Send a message to these neighbours."""
 
     hosts: tuple[str, ...]
     message: LinkMessage
 
 
-@dataclass(frozen=True, slots=True)
-class KeepLink:
+class KeepLink(Struct, frozen=True):
     """Keep a link to this host, at this address."""
 
     host: str
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseLink:
+class ReleaseLink(Struct, frozen=True):
     """No blob needs the link to this host any more."""
 
     host: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerTag:
+class AnswerTag(Struct, frozen=True):
     """The scheduler's question for what this host was told of a tag, or its answer to such a question of this host."""
 
     message: to_host.TagQuery | to_host.TagResult
     scheduler: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TakePreheat:
+class TakePreheat(Struct, frozen=True):
     """What the scheduler orders ahead of clients, or the end of such an order."""
 
     message: to_host.Preheat | to_host.PreheatEnded
     scheduler: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ReportUntold:
+class ReportUntold(Struct, frozen=True):
     """`untold` of the blobs that are held are not announced: the scheduler takes `max_blobs` of a host."""
 
     untold: int
     max_blobs: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReportUnreachable:
+class ReportUnreachable(Struct, frozen=True):
     """So many other hosts could not reach this host: the operator is to know."""
 
     reports: int
     scheduler: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ReportQuarantine:
+class ReportQuarantine(Struct, frozen=True):
     """The scheduler has quarantined this host: the operator is to know."""
 
     reason: str
@@ -594,8 +549,7 @@ class ReportQuarantine:
     scheduler: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RefuseHosts:
+class RefuseHosts(Struct, frozen=True):
     """An operator has revoked these hosts: no link to them, and nothing to or from them, from now on."""
 
     hosts: tuple[str, ...]

@@ -15,8 +15,9 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 INODES_PER_BLOB: Final = 2
 NEW_INODES: Final = INODES_PER_BLOB + 1
@@ -29,8 +30,7 @@ COLD_S: Final = 600.0
 """A client that pulls an image comes back for what was fetched ahead within this time, or not at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A blob. `in_use`: it is read or written for a client. `is_ahead`: fetched ahead, and not yet read by a client.
 
     `is_pinned`: an operator wants it kept.
@@ -44,8 +44,7 @@ class Candidate:
     is_pinned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DiskShare:
+class DiskShare(Struct, frozen=True):
     """A part of the store's file system. One that `yields` is at most half of what others leave to the store."""
 
     percent: float
@@ -57,16 +56,14 @@ class DiskShare:
         return min(share_bytes, (room.free_bytes + used_bytes) // 2) if self.yields else share_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(Struct, frozen=True):
     """What a store may use now: at most `max_bytes` for blobs, and at least `min_free_bytes` left on the disk."""
 
     max_bytes: int
     min_free_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Struct, frozen=True):
     """What a store may use, as the operator says it, in bytes or as a part of the disk (see `Bounds`)."""
 
     max_bytes: int | DiskShare
@@ -82,8 +79,7 @@ class Quota:
         return Bounds(*found)
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """What a file system has. `total_inodes` 0: it does not count inodes (btrfs)."""
 
     free_bytes: int
@@ -98,16 +94,14 @@ class Room:
         return min(MAX_SPARE_INODES, self.total_inodes // 50)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What is to fit: a new blob of `size_bytes`, or nothing (None). `background`: no client waits for it."""
 
     size_bytes: int | None = None
     background: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """Digests to evict, in this order, and whether that is enough. It is as far as eviction gets if it is not."""
 
     digests: tuple[str, ...]

@@ -22,7 +22,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import Struct, structs
+from msgspec.structs import replace
 
 from peer.core.digest_reports import digest_reports
 from peer.core.download import Download, DownloadSettings
@@ -82,8 +85,7 @@ from scheduler.protocol.codec import ToHost
 from scheduler.protocol.fields import MAX_HOLDINGS_PER_MESSAGE
 
 
-@dataclass(frozen=True, slots=True)
-class HostSettings:
+class HostSettings(Struct, frozen=True):
     """`max_ranges_per_origin` bounds the requests for data: an origin's own limit has room for metadata too.
 
     `has_scheduler` False: there never is one, and the origin may be asked at once.
@@ -407,7 +409,7 @@ class HostMachine:
     def _begin_anew(self, before: Download, now: float) -> list[Instruction]:
         out: list[Instruction] = []
         for added in before.origin.added.values():
-            out += self._add_source(replace(added, size_bytes=before.member.own_size_bytes), now)
+            out += self._add_source(structs.replace(added, size_bytes=before.member.own_size_bytes), now)
         self.downloads[before.digest].neighbours.take_over(before.neighbours)
         return out
 

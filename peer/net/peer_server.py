@@ -23,11 +23,11 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
+from msgspec import Struct
 
 from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, InvalidNameError, StoreError
@@ -70,8 +70,7 @@ Servable = Callable[[Digest, int, int], Awaitable[Blob | None]]
 They are right on the disk by then; a blob that is not is lost, and StoreError is raised."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Asking:
+class _Asking(Struct, frozen=True):
     """Who asks: the host, if it is known, and with what its answer is encrypted, unless TLS does that or nothing."""
 
     host: str | None

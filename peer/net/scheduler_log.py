@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
 import structlog
+from msgspec import Struct
 
 from scheduler.protocol.connection import Closing
 
@@ -26,8 +26,7 @@ MAX_LINES: Final = 6
 WINDOW_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerTrouble:
+class SchedulerTrouble(Struct, frozen=True):
     """The latest failure to reach, or to keep, a scheduler. `at` is by the running loop's clock."""
 
     url: str

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from msgspec import Struct
 
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
@@ -27,8 +28,7 @@ from scheduler.protocol.codec import FromHost
 log = structlog.get_logger("peer.net.tag_lookups")
 
 
-@dataclass(frozen=True, slots=True)
-class TagName:
+class TagName(Struct, frozen=True):
     """A tag of a repository."""
 
     repository: Repository
@@ -38,8 +38,7 @@ class TagName:
         return f"{self.repository}:{self.tag}"
 
 
-@dataclass(frozen=True, slots=True)
-class TagWord:
+class TagWord(Struct, frozen=True):
     """The public manifest that a host's own origin gave for a tag last, and how long ago."""
 
     manifest: Descriptor

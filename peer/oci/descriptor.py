@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -14,8 +16,7 @@ OCTET_STREAM: Final = "application/octet-stream"
 """The media type of a blob in HTTP. Only a manifest tells the real one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """The platform of an image, in Go's words: `linux`, `arm`, `v7`. An empty variant means none."""
 
     os: str

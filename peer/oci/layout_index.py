@@ -12,8 +12,9 @@ and the tag beside it; podman writes the full name as `org.opencontainers.image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from peer.errors import InvalidNameError, ManifestError
 from peer.oci.manifest import ManifestKind, parse_manifest
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 _NAME_ANNOTATIONS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """The manifests that an index.json lists, in its order."""
 
     manifests: tuple[Descriptor, ...]

@@ -17,9 +17,10 @@ The clients of containers/image (podman, CRI-O, skopeo) cannot write `host:port`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NewType
+
+from msgspec import Struct
 
 from peer.errors import InvalidNameError
 from peer.oci.digest import AnyDigest, Digest, shown
@@ -127,8 +128,7 @@ def with_library(upstream: UpstreamName, name: str) -> str:
     return f"library/{name}" if upstream == DOCKER_HUB and "/" not in name else name
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(Struct, frozen=True):
     """A repository of an upstream. Two upstreams may have repositories of the same name."""
 
     upstream: UpstreamName
@@ -138,8 +138,7 @@ class Repository:
         return f"{self.upstream}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageReference:
+class ImageReference(Struct, frozen=True):
     """An image as a user names it, with a tag, a digest or both. The digest takes precedence."""
 
     repository: Repository

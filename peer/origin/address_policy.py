@@ -26,10 +26,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from peer.origin.upstream import Target
@@ -102,8 +103,7 @@ def reach_of(address: Address) -> Reach:
     return Reach.PUBLIC if address.version == 4 or address in _GLOBAL_IPV6 else Reach.SPECIAL
 
 
-@dataclass(frozen=True, slots=True)
-class Lead:
+class Lead(Struct, frozen=True):
     """Whoever named a target: the address that the answer came from; None if it is not known."""
 
     address: Address | None
@@ -113,8 +113,7 @@ class Lead:
         return self if _outside(self.address) >= _outside(address) else Lead(address)
 
 
-@dataclass(frozen=True, slots=True)
-class AddressPolicy:
+class AddressPolicy(Struct, frozen=True):
     """The policy of one upstream. `homes` are its own targets, `hosts` and `networks` what the operator lists."""
 
     homes: frozenset[Target]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol, Self
 
+from msgspec import Struct
+
 from peer.oci.digest import AnyDigest
 
 
@@ -23,8 +25,7 @@ class Kind(Enum):
     MANIFEST = "manifests"
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRef:
+class ContentRef(Struct, frozen=True):
     """Content of one origin: `digest` in the repository of that name (`library/alpine`), at the endpoint for `kind`.
 
     `size_bytes` is its length as a manifest or another host said; None if nobody has. It is used where an origin's
@@ -51,8 +52,7 @@ class Credential:
     own: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A small answer of an origin, whole: `body` is at most `MAX_ANSWER_BYTES`. Header names are lower case.
 
     Values of one name are joined by commas. `challenges` are those of WWW-Authenticate one by one: many clients read

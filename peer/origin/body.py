@@ -9,8 +9,9 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 from peer.errors import OriginBrokenError, OriginUnreachableError, OriginUnusableError
 from peer.origin.http1 import ExchangeFailedError
@@ -27,8 +28,7 @@ _PROGRESS_BYTES = 64 * 1024
 """With this bound, resuming a blob takes no more requests than fetching it in pieces of this size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """A body that starts at byte `start` of a blob of `size_bytes`, and is read up to byte `stop`."""
 
     reply: Stream

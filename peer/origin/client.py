@@ -10,9 +10,10 @@ import contextlib
 import os
 import random as random_numbers
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
+
+from msgspec.structs import replace
 
 from peer import tracing
 from peer.errors import OriginRefusedError, OriginUnreachableError, OriginUnusableError

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+
+from msgspec import Struct
 
 # 18 digits hold every length that fits a signed 64-bit file offset, and int() accepts them.
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -19,8 +20,7 @@ _CONTENT_RANGE = re.compile(
 _UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]{1,18})", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRange:
+class ContentRange(Struct, frozen=True):
     """Bytes `[start, stop)` of content of `size_bytes`."""
 
     start: int

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal, NoReturn
 from urllib.parse import parse_qs, urlencode
 
+from msgspec import Struct
+
 from peer.errors import InvalidNameError, ManifestError, OriginRefusedError, OriginUnreachableError
 from peer.oci.descriptor import OCTET_STREAM
 from peer.oci.digest import AnyDigest
@@ -54,8 +56,7 @@ class _Index:
     referrers: Mapping[AnyDigest, list[dict[str, object]]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Manifest:
+class _Manifest(Struct, frozen=True):
     digest: AnyDigest
     body: bytes
     parsed: Manifest

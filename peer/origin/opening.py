@@ -10,8 +10,9 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from peer.errors import OriginCorruptError
 from peer.origin.api import MAX_ANSWER_BYTES, ContentRef, Kind
@@ -31,8 +32,7 @@ _RANGE_REFUSED = frozenset({400, 405, 406, 412, 501})
 """Answers of registries, and of proxies before them, to any Range header."""
 
 
-@dataclass(frozen=True, slots=True)
-class LengthUnknown:
+class LengthUnknown(Struct, frozen=True):
     """The content is there, and its answer does not tell its length."""
 
 
@@ -70,8 +70,7 @@ def open_range(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(Struct, frozen=True):
     stop: int
     size_bytes: int
 

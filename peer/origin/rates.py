@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from peer.histogram import Distribution, Histogram
 from peer.pacing import PACED_BYTES, pacing_bucket
@@ -20,8 +21,7 @@ LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 """The bounds of `latency_s`, in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class OriginStatistics:
+class OriginStatistics(Struct, frozen=True):
     """The counters of one upstream since p2pd started. `open_connections` are the busy and idle connections now.
 
     `answers` counts by class (`2xx`), over all hosts: registry, token server, redirect targets. `retries` counts

@@ -12,8 +12,9 @@ from __future__ import annotations
 import http.client
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from peer.origin.headers import content_length
 
@@ -28,8 +29,7 @@ _BREAKS = re.compile(r"[\r\n\0]+")
 _SWITCHING_PROTOCOLS = 101
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(Struct, frozen=True):
     """`HTTP/1.<minor> <status>`. `fields` are in the order they came, with lower-case names."""
 
     minor: int
@@ -41,8 +41,7 @@ class ResponseHead:
         return [value for each, value in self.fields if each == name]
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(Struct, frozen=True):
     """How a body ends: in chunks, after `length` bytes, or with the connection. `keeps`: the connection goes on."""
 
     chunked: bool

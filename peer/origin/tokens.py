@@ -18,9 +18,10 @@ import json
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode, urlsplit
+
+from msgspec import Struct
 
 from peer.origin.credentials import REFRESH_TOKEN_USER, Credentials
 from peer.origin.http1 import ExchangeFailedError
@@ -55,8 +56,7 @@ _SECOND_LEVEL = frozenset({"ac", "co", "com", "edu", "gob", "gov", "ne", "net", 
 then has one label more."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     authorization: str
     use_until: float
     basic: str | None

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
 
+from msgspec import Struct
+
 _DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where a connection leads to: what must be equal for a credential to be sent there too."""
 
     scheme: str
@@ -35,8 +36,7 @@ class Target:
         return cls(url.scheme, host, url.port or _DEFAULT_PORTS[url.scheme])
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamEndpoint:
+class UpstreamEndpoint(Struct, frozen=True):
     """One address of an upstream: its API is at `<target><prefix>/v2/`.
 
     `project` (`hub/`, or empty) stands before the name of each repository there. A proxy project of Harbor, a

@@ -21,9 +21,10 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from peer.errors import StoreError
 from peer.oci.digest import Digest

@@ -22,11 +22,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
 from peer.errors import StoreError
 from peer.oci.digest import Digest
@@ -54,8 +55,7 @@ AT_A_TIME: Final = 200
 """So many files are taken up before the loop has a turn again: 10 ms."""
 
 
-@dataclass(frozen=True, slots=True)
-class AdoptStatistics:
+class AdoptStatistics(Struct, frozen=True):
     """`unread` files are still to be read. `wrong` have other bytes than their names say. `unreadable`: by directory,
     why it, or a file in it, cannot be read."""
 
@@ -67,8 +67,7 @@ class AdoptStatistics:
     unreadable: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Struct, frozen=True):
     """A file that a look has found. `blob`: it was read before."""
 
     content: ContentStore
@@ -77,8 +76,7 @@ class _File:
     blob: AdoptedBlob | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(Struct, frozen=True):
     """What a look has found. `gone` and `stale` were held, and were to be read, and are not there as they were."""
 
     gone: list[AdoptedBlob]

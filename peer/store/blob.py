@@ -16,10 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
+from msgspec import Struct
 
 from peer.errors import PeerCorruptError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
@@ -39,8 +39,7 @@ EMPTY_DIGEST = Digest.of(b"")
 """The digest of the empty blob, which is whole from the start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(Struct, frozen=True):
     """A piece is in the store.
 
     `digest`: its BLAKE3, b"" if it was not made. `whole`: None while pieces are missing, else whether the blob has the

@@ -13,8 +13,9 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from peer.errors import StoreBrokenError, StoreError
 from peer.store.data_file import DataFile

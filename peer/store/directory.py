@@ -25,11 +25,11 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
+from msgspec import Struct
 
 from peer.errors import ForeignDirectoryError, StoreBrokenError, StoreError, StoreInUseError
 from peer.oci.digest import Digest
@@ -69,8 +69,7 @@ _UNABLE: Final = frozenset({*NO_ROOM, errno.EROFS, errno.EIO})
 """What a disk says that cannot be written now. Anything else at the start is for the operator: a missing permission."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """The files of one blob that are there. `record` None: a data file that no record speaks of."""
 
     data: Path

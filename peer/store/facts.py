@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from peer.oci.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Came:
+class Came(Struct, frozen=True):
     """Bytes of a blob that came from its origin, and from other hosts."""
 
     origin_bytes: int = 0
@@ -18,8 +17,7 @@ class Came:
         return Came(self.origin_bytes + origin_bytes, self.peer_bytes + peer_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
+class BlobInfo(Struct, frozen=True):
     """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds; it is kept for `pinned_s` from now on.
 
     `adopted`: its file is a container runtime's. `piece_length` is that of its pieces, in bytes.
@@ -37,16 +35,14 @@ class BlobInfo:
     piece_length: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(Struct, frozen=True):
     """`bad` are the digests of blobs with wrong bytes. They were removed; readers that had them open keep the file."""
 
     checked: int
     bad: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStatistics:
+class StoreStatistics(Struct, frozen=True):
     """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored.
 
     `adopted_bytes` are in files of container runtimes; they do not count as used, nor their blobs as `blobs`.

@@ -7,10 +7,10 @@ it holds.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
+from msgspec import Struct
 
 from peer.errors import FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
 
@@ -28,8 +28,7 @@ class Condition(StrEnum):
     """The disk gives errors, or the directory is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreState:
+class StoreState(Struct, frozen=True):
     """`cause` says what is wrong and what to do; "" for a store that is well."""
 
     condition: Condition

@@ -20,8 +20,9 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from peer.errors import InvalidNameError, StoreBrokenError
 from peer.oci.digest import Digest
@@ -45,8 +46,7 @@ _ENTRY = struct.Struct("<I32sI")
 ENTRY_BYTES = _ENTRY.size
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """The facts of a blob that are known from its first byte on.
 
     `of_file`: the record is of a file that is not the store's (`peer.store.adopted`), and says what the file was when
@@ -67,8 +67,7 @@ class Header:
         return told_piece_length(self.size_bytes, self.piece_length)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """A record as read: `pieces` maps indices to BLAKE3 digests, `prefixes` those of other pieces to the SHA-256 of the
     blob up to their ends. `valid_bytes` is the length of the valid part of the file.
     """

@@ -27,6 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from msgspec import Struct
+
 from scheduler.protocol.link import PieceKey
 
 ROTATE_S: Final = 600.0
@@ -51,8 +53,7 @@ class UnauthenticatedError(Exception):
     """A request for a piece is not from a neighbour, or is a copy of one that was."""
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(Struct, frozen=True):
     """The certificate that a neighbour has shown on a link: `scheduler.trust.tls.TlsConnection`, after it has ended."""
 
     der: bytes | None
@@ -63,8 +64,7 @@ class Certificate:
         return self.der
 
 
-@dataclass(frozen=True, slots=True)
-class PieceRequest:
+class PieceRequest(Struct, frozen=True):
     """What of a request counts. `range_header` is empty for a piece that is to be encrypted."""
 
     method: str
@@ -150,8 +150,7 @@ class _Issued:
     window: Window = field(default_factory=Window)
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(Struct, frozen=True):
     """Who asks for a piece, and the key of the answer."""
 
     host: str

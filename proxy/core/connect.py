@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from peer.errors import InvalidNameError, P2pdError
 from peer.oci.reference import DOCKER_HUB, UpstreamName, parse_upstream_name
@@ -41,8 +42,7 @@ class ConnectError(P2pdError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectTarget:
+class ConnectTarget(Struct, frozen=True):
     """What a client wants to be connected to. `host` is in lower case, an IPv6 address without brackets."""
 
     host: str

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from peer.errors import OriginRefusedError, OriginTimeoutError, P2pdError
 from proxy.core.origin_answers import Word, word_of_error
@@ -40,8 +41,7 @@ class Code(StrEnum):
     UNSUPPORTED = "UNSUPPORTED"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """The answer to a request that is refused. Each of `challenges` goes into a WWW-Authenticate field of its own.
 
     The parsers of docker and containerd read one challenge per field: of joined fields they see the first challenge.

@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
 from peer.store.facts import Came
@@ -28,8 +30,7 @@ IDLE_S = 5.0
 two lines of the pull."""
 
 
-@dataclass(frozen=True, slots=True)
-class PullSummary:
+class PullSummary(Struct, frozen=True):
     """The log's line of a pull. Bytes are those sent to the client, by where they were when the pull began.
 
     What was fetched ahead of the client counts as fetched, and not as in the store.

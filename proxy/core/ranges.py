@@ -7,7 +7,8 @@ partial pulls of zstd:chunked layers ask for many ranges at once, and want exact
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_RANGES = 1024
 """containers/storage asks for at most 1,024 ranges: it merges the chunks that it misses."""
@@ -15,8 +16,7 @@ MAX_RANGES = 1024
 _RANGE = re.compile(r"(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})")
 
 
-@dataclass(frozen=True, slots=True)
-class ByteSpan:
+class ByteSpan(Struct, frozen=True):
     """Bytes `[start, stop)`."""
 
     start: int
@@ -34,8 +34,7 @@ class UnsatisfiableRangeError(ValueError):
     """None of the ranges has a byte of the blob: 416."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedRanges:
+class RequestedRanges(Struct, frozen=True):
     """A Range header before the blob's length is known: the first and the last byte of each range, in the client's
     order. Without a first byte, `last` is how many bytes at the blob's end. No range at all asks for the whole blob.
     """

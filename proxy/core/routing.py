@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from peer.errors import InvalidNameError, P2pdError
 from peer.oci.digest import AnyDigest
@@ -54,8 +55,7 @@ class Endpoint(Enum):
     REFERRERS = "referrers"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """One request. `prefix` is the path component that named the upstream, with its slash, or empty.
 
     `renamed`: the client's name for the repository is not the upstream's, so its token may be for another repository.

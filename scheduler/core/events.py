@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from scheduler.core.preheat_job import Job, Target
 from scheduler.protocol.codec import FromHost, ToHost
@@ -12,8 +13,7 @@ from scheduler.protocol.from_host import Hello, Pulled
 from scheduler.protocol.to_host import MAX_BURST, SchedulerAt
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(Struct, frozen=True):
     """A host has sent Hello on a new connection, which comes from the address `seen_at`.
 
     `certified`: the host has shown a certificate with its id. `burst`: the messages that it may send at once.
@@ -26,43 +26,37 @@ class Connected:
     burst: int = MAX_BURST
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Struct, frozen=True):
     """A message has arrived on a connection."""
 
     connection: int
     message: FromHost
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """A host has answered the ping of an `Ask`: whatever it had said before is received."""
 
     connection: int
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(Struct, frozen=True):
     """The connection has ended, whichever side ended it."""
 
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """The time of `next_deadline` has come."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreheatAdded:
+class PreheatAdded(Struct, frozen=True):
     """A preheat begins, or goes on after a restart of the scheduler. The job is the core's from now on."""
 
     job: Job
 
 
-@dataclass(frozen=True, slots=True)
-class PreheatHosts:
+class PreheatHosts(Struct, frozen=True):
     """Of a preheat that several schedulers carry out (`Job.is_part`), these hosts are this one's from now on, and those
     are not any longer. `held_images` are as in Job.
     """
@@ -73,15 +67,13 @@ class PreheatHosts:
     held_images: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PreheatCancelled:
+class PreheatCancelled(Struct, frozen=True):
     """An operator ends a preheat, by its id; or it has ended elsewhere, of which this scheduler has a part."""
 
     job: str
 
 
-@dataclass(frozen=True, slots=True)
-class LiveListChanged:
+class LiveListChanged(Struct, frozen=True):
     """The schedulers that live are these now, of which this one has the id `own`. A scheduler by itself has no list.
 
     `outdated`: these are the latest that are known, and others may live by now.
@@ -93,8 +85,7 @@ class LiveListChanged:
     outdated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantineHeard:
+class QuarantineHeard(Struct, frozen=True):
     """Another of several schedulers has quarantined a host, as it is known there, for `for_s` from now."""
 
     host: str
@@ -103,8 +94,7 @@ class QuarantineHeard:
     for_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class TagAsked:
+class TagAsked(Struct, frozen=True):
     """A host asks one of several schedulers, of the id `scheduler`, what hosts were told of a tag. All ask their hosts.
 
     An instruction: tell the other schedulers. An event: another scheduler has told it. `starter` is who asks, as its
@@ -128,8 +118,7 @@ class ToldWord(NamedTuple):
     age_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class TagTold:
+class TagTold(Struct, frozen=True):
     """What the hosts of one of several schedulers were told of a tag: an instruction and an event, as TagAsked."""
 
     scheduler: str
@@ -155,16 +144,14 @@ Event: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """Send a message on each of these connections. Messages on one connection keep the order of the instructions."""
 
     connections: tuple[int, ...]
     message: ToHost
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """End a connection with this close code and reason."""
 
     connection: int
@@ -172,23 +159,20 @@ class Close:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """Ping a host. Its connection ends if nothing is heard soon."""
 
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Ping a host about one of its leases, by the lease's number. `Answered` follows."""
 
     connection: int
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
-class PreheatChanged:
+class PreheatChanged(Struct, frozen=True):
     """Keep the state of a preheat, and what came of these hosts. The receiver reads both at once: they change.
 
     `is_end`: it is over now.
@@ -199,8 +183,7 @@ class PreheatChanged:
     is_end: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PullSeen:
+class PullSeen(Struct, frozen=True):
     """Keep that a host of this site has told of a pull."""
 
     host: str

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 MAX_HOSTS: Final = 20_000
 """Hosts of one job. More hosts take several jobs."""
@@ -38,8 +39,7 @@ class Candidate(NamedTuple):
     rack: str
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """`hosts` alone, or those with all `labels` (name and value): `count`, `percent` or `per_site` of them, or all."""
 
     labels: tuple[tuple[str, str], ...] = ()

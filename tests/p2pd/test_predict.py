@@ -197,9 +197,9 @@ def test_what_is_not_exchanged_and_what_has_no_tag_is_not_told() -> None:
     summary = PullSummary(f"{APP}@{digest}", "", 1.0, 2, 0, 5, 3, 2, f"{APP}:1", digest)
     assert pulled_of(summary, lambda *_: True) == Pulled("a.test", "app", "1", bytes.fromhex("a" * 64), 10, 5)
     assert pulled_of(summary, lambda *_: False) is None
-    assert pulled_of(replace(summary, tag=""), lambda *_: True) is None
-    assert pulled_of(replace(summary, store_bytes=0, peer_bytes=0, origin_bytes=0), lambda *_: True) is None
-    assert pulled_of(replace(summary, digest="sha512:" + "a" * 128), lambda *_: True) is None
+    assert pulled_of(structs.replace(summary, tag=""), lambda *_: True) is None
+    assert pulled_of(structs.replace(summary, store_bytes=0, peer_bytes=0, origin_bytes=0), lambda *_: True) is None
+    assert pulled_of(structs.replace(summary, digest="sha512:" + "a" * 128), lambda *_: True) is None
 
 
 def test_predicting_without_a_history_is_an_error_that_says_what_to_do() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from p2pd.config.cron import CronError, parse_cron
 from p2pd.config.preheat_rules import PreheatRule, parse_preheat_rules
@@ -171,7 +172,7 @@ def test_a_push_is_for_the_next_time_of_its_rule_once() -> None:
         service: Any = lambda: jobs  # noqa: E731
         at_two = rule("a.test/**:v*;keep=1d;to=site=b;when=cron 0 2 * * *")
         named = rule("a.test/x/y:v1;when=cron 0 2 * * *")  # comes at its times, pushed or not
-        rules = PreheatRules([at_two, replace(at_two, cron=None), named], service, clock=lambda: now)
+        rules = PreheatRules([at_two, structs.replace(at_two, cron=None), named], service, clock=lambda: now)
         for image in ("a.test/x/y:v1", "a.test/x/y:v1", "a.test/x/y:latest"):
             await rules.pushed(image)
         at = datetime(2026, 11, 30, 2).timestamp()  # noqa: DTZ001 # as NOW

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from msgspec import structs
 
 from peer.core.events import (
@@ -133,7 +131,7 @@ class TestASmallDownload:
 
     def test_counts_no_private_blob_and_none_that_has_ended(self) -> None:
         playbook = Playbook() >> source(size_bytes=SMALL_SIZE) << Recover(D)
-        private = replace(source(size_bytes=SMALL_SIZE, blob=E), private=True)
+        private = structs.replace(source(size_bytes=SMALL_SIZE, blob=E), private=True)
         playbook = playbook >> private << Recover(E)
         playbook = playbook >> source(size_bytes=SMALL_SIZE, blob=F) << Recover(F)
         playbook = playbook >> ReaderMoved(F, 2, 0, None) >> StoreFailed(F)

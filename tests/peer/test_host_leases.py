@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from msgspec import structs
 
 from peer.core.events import (
@@ -119,7 +117,9 @@ class TestJoining:
 
     def test_also_to_a_download_that_waits_for_a_slot(self) -> None:
         """The slot that another blob has used is not taken."""
-        playbook = Playbook(replace(SETTINGS, max_ranges_per_origin=1), connected=False) >> Passes(SCHEDULER_TIMEOUT_S)
+        playbook = Playbook(structs.replace(SETTINGS, max_ranges_per_origin=1), connected=False) >> Passes(
+            SCHEDULER_TIMEOUT_S
+        )
         playbook = playbook >> source(blob=E) << Recover(E) >> PiecesHeld(E) << Prepare(E, SIZE)
         playbook = playbook >> Prepared(E) << asked_origin(0, 0, 4, blob=E)
         playbook = playbook >> source() << Recover(D) >> PiecesHeld(D) << Prepare(D, SIZE) >> Prepared(D)
@@ -240,7 +240,7 @@ class TestLeases:
         assert playbook >> ("b", holds(1)) << asked(1, "b", 1)
 
     def test_a_credential_that_was_refused_while_another_goes_on_is_no_refusal(self) -> None:
-        playbook = beginning() >> replace(source(1), reserve=True) >> joined() >> lease(7, 0, 2)
+        playbook = beginning() >> structs.replace(source(1), reserve=True) >> joined() >> lease(7, 0, 2)
         playbook = playbook << asked_origin(0, 0, 2) >> range_ended(0, Outcome.REFUSED, 401)
         playbook = playbook << LeaseEnded(7, D, LeaseOutcome.RETURNED, 401)
         assert playbook >> lease(8, 0, 2) << asked_origin(1, 0, 2, of=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from msgspec import structs
 
 from peer.core.events import (
@@ -38,7 +36,7 @@ from tests.peer.host_playbook import (
 CHECK = SpotCheck(D, 1, 2, digest(2), 64, 128)
 FETCH = FetchSample(D, 0, 0, 2, 64, 128, SIZE)
 SAMPLE = Sample(64, b"s" * 64)
-ASKED = replace(asked(1, "b", 2), sample=SAMPLE)
+ASKED = structs.replace(asked(1, "b", 2), sample=SAMPLE)
 
 
 def answered(result: SpotResult) -> SpotChecked:
@@ -58,10 +56,10 @@ def test_the_piece_is_asked_for_once_the_sample_is_here() -> None:
 def test_a_busy_neighbour_is_asked_once_all_the_same() -> None:
     """All hosts wait for the answer, and the neighbour serves who checks before all others."""
     play = with_neighbours("b") >> ("b", holds(2, 3)) >> digests(3) << asked(0, "b", 3)
-    play = play >> failed(0, PeerOutcome.CHOKED) >> CHECK << replace(FETCH, request=1)
-    play = play >> SampleFetched(D, 1, SAMPLE.data) << replace(ASKED, request=2)
+    play = play >> failed(0, PeerOutcome.CHOKED) >> CHECK << structs.replace(FETCH, request=1)
+    play = play >> SampleFetched(D, 1, SAMPLE.data) << structs.replace(ASKED, request=2)
     play = play >> failed(2, PeerOutcome.CHOKED)
-    assert play >> ("b", Unchoke(D)) << replace(ASKED, request=3) << asked(4, "b", 3)
+    assert play >> ("b", Unchoke(D)) << structs.replace(ASKED, request=3) << asked(4, "b", 3)
 
 
 def test_a_piece_that_differs_is_not_asked_for_again_until_its_digest_is_told_to_all() -> None:
@@ -72,7 +70,7 @@ def test_a_piece_that_differs_is_not_asked_for_again_until_its_digest_is_told_to
 
 def test_a_neighbour_that_does_not_send_the_piece_says_nothing_of_it() -> None:
     play = checking() >> SampleFetched(D, 0, SAMPLE.data) << ASKED
-    play = play >> failed(1, PeerOutcome.CANCELLED) << replace(asked(2, "b", 2), sample=SAMPLE)
+    play = play >> failed(1, PeerOutcome.CANCELLED) << structs.replace(asked(2, "b", 2), sample=SAMPLE)
     assert play >> failed(2, PeerOutcome.CHOKED)
 
 

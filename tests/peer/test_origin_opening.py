@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 
 import pytest
+from msgspec import structs
 
 from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnusableError
 from peer.oci.digest import Digest
@@ -18,7 +19,7 @@ from tests.peer.origin_fixtures import CONTENT, NOBODY, REF, StillClock, origin_
 from tests.support.registry_server import Answering, RegistryServer, Rule, Seen, chunked, partial
 
 SIZE = len(CONTENT)
-KNOWN = dataclasses.replace(REF, size_bytes=SIZE)
+KNOWN = structs.replace(REF, size_bytes=SIZE)
 SMALL = b"a small layer" * 100
 SMALL_REF = ContentRef("app", Digest.of(SMALL))
 MANIFEST = b'{"schemaVersion": 2}' * 20
@@ -310,7 +311,7 @@ class TestCodings:
     def test_a_coding_that_is_broken_is_of_no_use(self, server: RegistryServer, coded: bytes) -> None:
         server.rule = lambda _: Answering(200, coded, {"Content-Encoding": "gzip"})
         with origin_at(server) as origin, pytest.raises(OriginUnusableError, match="not in their coding"):
-            get(origin, dataclasses.replace(SMALL_REF, size_bytes=len(SMALL)))
+            get(origin, structs.replace(SMALL_REF, size_bytes=len(SMALL)))
 
 
 class TestManifests:

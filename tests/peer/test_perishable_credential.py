@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from msgspec import structs
 
 from peer.core.events import PiecesHeld, Prepare, Prepared, ReaderMoved, Recover, TrimRange
@@ -32,7 +30,7 @@ SIZE = COUNT * PIECE
 
 def alone() -> Playbook:
     """Piece 0 is leased, and the origin is asked for everything."""
-    playbook = Playbook() >> replace(source(size_bytes=SIZE), perishable=True) << Recover(D)
+    playbook = Playbook() >> structs.replace(source(size_bytes=SIZE), perishable=True) << Recover(D)
     playbook = playbook >> ReaderMoved(D, 1, 0, None)
     playbook = playbook >> PiecesHeld(D) << Prepare(D, SIZE) << structs.replace(JOIN, size_bytes=SIZE) >> Prepared(D)
     playbook = playbook >> joined(size_bytes=SIZE) >> lease(7, 0, 1) << asked_origin(0, 0, COUNT)
@@ -53,7 +51,7 @@ def test_the_rest_is_left_to_others_once_there_are_some() -> None:
 
 
 def test_with_other_hosts_from_the_start_it_is_for_what_is_leased() -> None:
-    playbook = Playbook() >> replace(source(size_bytes=SIZE), perishable=True) << Recover(D)
+    playbook = Playbook() >> structs.replace(source(size_bytes=SIZE), perishable=True) << Recover(D)
     playbook = playbook >> ReaderMoved(D, 1, 0, None)
     playbook = playbook >> PiecesHeld(D) << Prepare(D, SIZE) << structs.replace(JOIN, size_bytes=SIZE) >> Prepared(D)
     playbook = playbook >> joined("b", size_bytes=SIZE) << met("b")

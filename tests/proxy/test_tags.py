@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachableError
 from peer.oci.descriptor import Descriptor
@@ -74,7 +74,7 @@ class TestSharing:
             (route(SECRET, "latest"), None, ""),
             (LATEST, ALICE, ""),
             (LATEST, None, OCI_IMAGE),
-            (dataclasses.replace(LATEST, prefix="docker.io/", renamed=True), None, ""),
+            (structs.replace(LATEST, prefix="docker.io/", renamed=True), None, ""),
         ]
         async with parts_of(registry, tmp_path) as parts:
             await parts.tags.resolve(LATEST, None, "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from msgspec import structs
+
 from scheduler.core.events import QuarantineHeard
 from scheduler.core.quarantine import QUARANTINE_S, QuarantineFacts
 from scheduler.protocol.connection import Closing
@@ -21,7 +23,7 @@ FACTS = QuarantineFacts("liar", "10.0.0.7", "it lied", 1000.0 + 60.0)
 def known_as(play: Playbook, host: str) -> QuarantineHeard:
     """As the other scheduler knows it: by where it comes from, for it has no certificate."""
     (one,) = play.scheduler._state.hosts.values()
-    return replace(HEARD, host=host, came_from=one.came_from)
+    return structs.replace(HEARD, host=host, came_from=one.came_from)
 
 
 def test_what_was_proved_elsewhere_holds_here() -> None:
@@ -30,10 +32,10 @@ def test_what_was_proved_elsewhere_holds_here() -> None:
     heard = known_as(play, "liar")
     play.tell(heard)
     assert play << ("liar", Quarantined(heard.reason, 100.0)) << ("liar", Closing.QUARANTINED)
-    play.tell(replace(heard, for_s=QUARANTINE_S))
+    play.tell(structs.replace(heard, for_s=QUARANTINE_S))
     (facts,) = play.scheduler.quarantined(play.now)
     assert facts.until == play.now + 100.0, "hearing of it again makes it no longer"
-    play.tell(replace(heard, host="another", for_s=0.0))
+    play.tell(structs.replace(heard, host="another", for_s=0.0))
     assert len(play.scheduler.quarantined(play.now)) == 1
     assert play >> ("liar", hello("liar")) << ("liar", Closing.QUARANTINED)
     assert play >> Passes(101.0) >> ("liar", hello("liar")) << ("liar", Welcome(1, ()))

@@ -46,7 +46,7 @@ def test_a_list_that_is_the_same_is_not_told_again() -> None:
     play.tell(BOTH)
     _ = play >> ("h", hello("h", features=FEATURES)) << ("h", Welcome(1, FEATURES))
     assert play << ("h", Schedulers(2, A.id, (A, B)))
-    play.tell(replace(BOTH, epoch=3))
+    play.tell(structs.replace(BOTH, epoch=3))
     assert play
 
 
@@ -56,7 +56,7 @@ def test_hosts_are_told_that_the_list_is_outdated_and_that_it_is_not_any_more() 
     play = play >> ("h", hello("h", features=FEATURES)) << ("h", Welcome(1, FEATURES))
     play = play << ("h", Schedulers(2, A.id, (A, B)))
     for outdated in (True, False):
-        play.tell(replace(BOTH, outdated=outdated))
+        play.tell(structs.replace(BOTH, outdated=outdated))
         assert play << ("h", Schedulers(2, A.id, (A, B), outdated))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final, Protocol
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -180,7 +179,7 @@ def test_without_redis_the_own_hosts_words_decide() -> None:
 def test_a_host_starts_no_more_lookups_by_starting_them_at_several() -> None:
     made = Several(InMemory(), "b1")
     for number in range(LOOKUPS + 5):
-        made.of("b").tell(replace(ASKED, scheduler="0a", tag=str(number)))
+        made.of("b").tell(structs.replace(ASKED, scheduler="0a", tag=str(number)))
         if number < LOOKUPS_PER_HOST:
             tag = (*TAG[:2], str(number))
             _ = made.of("b") << ("b1", TagQuery(*tag, TELL_S))
@@ -192,7 +191,7 @@ def test_who_asks_again_is_told_again_what_hosts_have_said() -> None:
     made.say(a0=NOTHING, b1=ANSWER, b2=ANSWER)
     made.share()
     _ = made.of("a") << ("a0", RESULT)
-    made.of("b").tell(replace(ASKED, scheduler="0c"))
+    made.of("b").tell(structs.replace(ASKED, scheduler="0c"))
     [told] = made.of("b").of_tags
     assert isinstance(told, TagTold)
     assert len(told.words) == 2
@@ -207,7 +206,7 @@ def test_one_scheduler_tells_nobody() -> None:
 
 def test_of_many_words_a_sample_is_told() -> None:
     made = Several(InMemory(), *(f"b{number}" for number in range(MAX_TOLD + 8)))
-    made.of("b").tell(replace(ASKED, scheduler="0a"))
+    made.of("b").tell(structs.replace(ASKED, scheduler="0a"))
     hosts = [f"b{number}" for number in range(MAX_TOLD + 8)]
     for host in hosts:
         _ = made.of("b") << (host, QUERY)
@@ -221,7 +220,7 @@ def test_of_many_words_a_sample_is_told() -> None:
 
 
 class TestEntries:
-    @pytest.mark.parametrize("told", [ASKED, TOLD, replace(TOLD, words=())])
+    @pytest.mark.parametrize("told", [ASKED, TOLD, structs.replace(TOLD, words=())])
     def test_it_comes_as_it_went(self, told: SharedTag) -> None:
         assert decode(encode(told)) == told
 
@@ -239,7 +238,7 @@ class TestEntries:
             for number in range(MAX_TOLD)
         ]
         odd = [word._replace(digest=bytes((37 * n * word.size_bytes + n) % 256 for n in range(32))) for word in words]
-        encoded = encode(replace(TOLD, words=tuple(odd)))
+        encoded = encode(structs.replace(TOLD, words=tuple(odd)))
         assert len(encoded) <= MAX_BYTES
         found = decode(encoded)
         assert isinstance(found, TagTold)

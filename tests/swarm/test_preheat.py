@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from msgspec import structs
+
 from p2pd.daemon.preheating import WallClock
 from p2pd.preheat.api import record_of
 from p2pd.preheat.images import more_of
@@ -220,7 +222,7 @@ class Certified(Scheduler):
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         if isinstance(event, Connected):
-            event = replace(event, certified=True)
+            event = structs.replace(event, certified=True)
         instructions = super().handle(event, now)
         sent = [each for each in instructions if isinstance(each, Send) and isinstance(each.message, Preheat)]
         for each in sent:
