@@ -129,7 +129,7 @@ def decode(packet: bytes) -> Question:
     """What `encode` made. Raises MessageError for anything else."""
     try:
         question = _QUESTIONS.decode(packet)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise MessageError(f"not a question: {error}") from None
     if isinstance(question, Share | Fetch) and question.content.pieces > MAX_PIECES:
         raise MessageError("a blob cannot be cut like this")

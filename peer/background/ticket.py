@@ -42,7 +42,7 @@ def parse_ticket(data: bytes) -> Ticket:
     """What another host has sent. Raises MessageError."""
     try:
         return msgspec.msgpack.decode(data, type=Ticket)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise MessageError("not a ticket") from None
 
 

@@ -131,7 +131,7 @@ class Codec(Generic[Message]):
             raise ProtocolError(f"a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
         try:
             return self._decoder.decode(frame)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             unknown = _unknown(frame)
             kind = self.types.get(unknown.type)
             if kind is None:
@@ -147,7 +147,7 @@ class Codec(Generic[Message]):
             return [message]
         try:
             _, *parts = _BATCH.decode(frame)
-        except msgspec.DecodeError:
+        except ValueError:
             raise ProtocolError(f"a batch of more than {MAX_BATCH} messages") from None
         return [self.decode(bytes(part)) for part in parts]
 
@@ -161,7 +161,7 @@ def _unknown(frame: bytes) -> Unknown:
     """A frame as a message of which nothing but its type is known. Raises ProtocolError."""
     try:
         return _UNKNOWN.decode(frame)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise ProtocolError("not a MessagePack array that starts with a message type") from None
 
 

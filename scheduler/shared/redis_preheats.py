@@ -314,7 +314,7 @@ def _record(name: str, fields: dict[bytes, bytes]) -> JobRecord | None:
 def _held(stored: bytes) -> tuple[str, ...]:
     try:
         held: tuple[str, ...] = msgspec.json.decode(stored or b"[]", type=Images)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return ()
     return held
 

@@ -158,5 +158,5 @@ def decode(stored: bytes) -> SharedTag | None:
         manifests = [(each.digest, each.size_bytes, each.media_type) for each in entry.told]
         words = [ToldWord(each.voter, *manifests[each.manifest], each.age_s) for each in entry.words[:MAX_TOLD]]
         return TagTold(*names, tuple(words))
-    except (zlib.error, msgspec.DecodeError, IndexError, RecursionError):
+    except (zlib.error, ValueError, IndexError, RecursionError):
         return None
