@@ -24,7 +24,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from peer.core.digest_reports import digest_reports
@@ -409,7 +409,7 @@ class HostMachine:
     def _begin_anew(self, before: Download, now: float) -> list[Instruction]:
         out: list[Instruction] = []
         for added in before.origin.added.values():
-            out += self._add_source(structs.replace(added, size_bytes=before.member.own_size_bytes), now)
+            out += self._add_source(replace(added, size_bytes=before.member.own_size_bytes), now)
         self.downloads[before.digest].neighbours.take_over(before.neighbours)
         return out
 
