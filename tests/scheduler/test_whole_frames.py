@@ -69,6 +69,7 @@ def test_whole_messages_and_pongs_are_taken(size: int) -> None:
         b"\x82\xfe\x00\x05\x00\x00\x00\x00hello",
         b"\x8a\xfe\x00\x7e\x00\x00\x00\x00" + bytes(126),
     ],
+    ids=["ping", "text", "64-kib", "of-several", "cut", "no-mask", "reserved-bit", "length-too-wide", "long-pong"],
 )
 def test_all_else_is_for_wsproto(data: bytes) -> None:
     assert whole_frames(data) is None
