@@ -120,7 +120,7 @@ def bare_scheduler(bed: SchedulerTestbed, hosts: int) -> Iterator[tuple[int, Loa
     listen = programs.free_address()
     words = [sys.executable, "-m", "benchmarks.scheduler.bare", listen]
     with programs.running("bare scheduler", words, listen, bed.directory / "bare-log") as program:
-        programs.wait_until_served(program, "/", [404])
+        programs.wait_until_served(program, "/", [426])
         crowd = LoadHosts(listen, hosts)
         try:
             yield program.pid, crowd
