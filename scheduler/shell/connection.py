@@ -5,7 +5,7 @@ Rules:
    buffer grow too large is disconnected. 10,000 idle connections cost a few KiB each. With a task, a queue and an HTTP
    request for each connection, as in aiohttp's server, a connection costs 19 KiB.
 2. wsproto implements RFC 6455, except the head of a message or a ping that we send (`framed`), because a message to
-   many hosts is framed once, and reads of whole messages (`scheduler.shell.whole_frames`), which nearly all are. Beyond
+   many hosts is framed once, and reads of whole frames (`scheduler.shell.whole_frames`), which nearly all are. Beyond
    the RFC, we refuse text messages and messages over MAX_FRAME_BYTES.
 3. Every frame counts: one that ends no message (a part of a message, a ping, a pong) is counted by the owner like a
    message. Of a connection that we have ended, only so many frames are looked at as the host was still allowed.
@@ -40,7 +40,7 @@ from wsproto.utilities import RemoteProtocolError
 from scheduler.core.members import network_of
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
-from scheduler.shell.whole_frames import MESSAGE, PONG, owed_after, whole_frames
+from scheduler.shell.whole_frames import MESSAGE, PING, owed_after, whole_frames
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -295,18 +295,20 @@ class HostConnection(asyncio.Protocol):
             self._owner.failed(self, Closing.MALFORMED, reason)
 
     def _took_whole(self, data: bytes) -> bool:
-        """Take what came if it is whole messages and pongs. Returns whether it is."""
+        """Take what came if it is whole messages, pings and pongs. Returns whether it is."""
         frames = whole_frames(data)
         if frames is None:
             return False
         for kind, payload in frames:
-            if (kind == PONG or self.ended_at is not None) and not self._owner.may_send(self, 1):
+            if (kind != MESSAGE or self.ended_at is not None) and not self._owner.may_send(self, 1):
                 self._end_flood()
                 return True
             if self.ended_at is not None:
                 continue
             if kind == MESSAGE:
                 self._owner.received(self, payload)
+            elif kind == PING:
+                self.send(b"\x8a%c%b" % (len(payload), payload))
             else:
                 self._take_pong(payload)
         return True

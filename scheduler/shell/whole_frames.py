@@ -1,9 +1,9 @@
-"""What hosts send nearly always, read without wsproto: whole messages and pongs, each in one frame and not cut.
+"""What hosts send nearly always, read without wsproto: whole messages, pings and pongs, each one frame and not cut.
 
 wsproto takes some 60 function calls for a frame. A host that joins, or that answers a ping, sends one.
 
 Rules:
-1. A read is taken here only as a whole: if it is anything but whole frames of these two kinds, wsproto has all of it.
+1. A read is taken here only as a whole: if it is anything but whole frames of these kinds, wsproto has all of it.
    So every refusal, and whatever is cut, fragmented or closes a connection, is wsproto's.
 2. wsproto has to be between two frames. `owed_after` follows that through the reads that wsproto has had. Where it
    cannot tell, wsproto has all further reads of the connection.
@@ -16,13 +16,14 @@ from typing import Final
 MESSAGE: Final = 0x82
 """The first byte of a binary message in one frame (RFC 6455, 5.2)."""
 
+PING: Final = 0x89
 PONG: Final = 0x8A
 
 _FINAL: Final = 0x80
 _MASKED: Final = 0x80
 _MASK_BYTES: Final = 4
 _SHORT: Final = 125
-"""The longest payload whose length is in the second byte. No pong is longer."""
+"""The longest payload whose length is in the second byte. No ping is longer."""
 
 _IN_TWO_BYTES: Final = 126
 _IN_EIGHT_BYTES: Final = 127
@@ -34,7 +35,7 @@ def whole_frames(data: bytes) -> list[tuple[int, bytes]] | None:
     at, size = 0, len(data)
     while at < size:
         start = at + 2
-        if size < start + _MASK_BYTES or (kind := data[at]) not in (MESSAGE, PONG):
+        if size < start + _MASK_BYTES or (kind := data[at]) not in (MESSAGE, PING, PONG):
             return None
         length = data[at + 1] ^ _MASKED
         if length == _IN_TWO_BYTES and kind == MESSAGE:

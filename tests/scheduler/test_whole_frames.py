@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 
-from scheduler.shell.whole_frames import MESSAGE, PONG, owed_after, whole_frames
+from scheduler.shell.whole_frames import MESSAGE, PING, PONG, owed_after, whole_frames
 
 EVENTS = st.one_of(
     st.binary(max_size=300).map(BytesMessage),
@@ -28,17 +28,17 @@ def sent(*events: Any) -> list[bytes]:
 
 
 def by_wsproto(data: bytes) -> list[tuple[int, bytes]]:
-    """The frames of a read, all of which are messages or pongs."""
+    """The frames of a read, which are messages, pings and pongs."""
     server = Connection(ConnectionType.SERVER)
     server.receive_data(data)
     frames = []
     for event in server.events():
-        assert isinstance(event, BytesMessage | Pong)
+        assert isinstance(event, BytesMessage | Ping | Pong)
         if isinstance(event, BytesMessage):
             assert event.message_finished
             frames.append((MESSAGE, bytes(event.data)))
         else:
-            frames.append((PONG, bytes(event.payload)))
+            frames.append((PING if isinstance(event, Ping) else PONG, bytes(event.payload)))
     return frames
 
 
@@ -53,15 +53,15 @@ def is_between_frames(data: bytes) -> bool:
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 1000, 65_535])
-def test_whole_messages_and_pongs_are_taken(size: int) -> None:
-    data = b"".join(sent(BytesMessage(b"x" * size), Pong(b"12")))
-    assert whole_frames(data) == [(MESSAGE, b"x" * size), (PONG, b"12")]
+def test_whole_messages_pings_and_pongs_are_taken(size: int) -> None:
+    data = b"".join(sent(BytesMessage(b"x" * size), Ping(), Pong(b"12")))
+    assert whole_frames(data) == [(MESSAGE, b"x" * size), (PING, b""), (PONG, b"12")]
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        *sent(Ping(), TextMessage("hello"), BytesMessage(bytes(65_536))),
+        *sent(TextMessage("hello"), BytesMessage(bytes(65_536))),
         sent(BytesMessage(b"", message_finished=False))[0],
         sent(BytesMessage(b"cut"))[0][:-1],
         b"\x82\x03abc",
@@ -69,7 +69,7 @@ def test_whole_messages_and_pongs_are_taken(size: int) -> None:
         b"\x82\xfe\x00\x05\x00\x00\x00\x00hello",
         b"\x8a\xfe\x00\x7e\x00\x00\x00\x00" + bytes(126),
     ],
-    ids=["ping", "text", "64-kib", "of-several", "cut", "no-mask", "reserved-bit", "length-too-wide", "long-pong"],
+    ids=["text", "64-kib", "of-several", "cut", "no-mask", "reserved-bit", "length-too-wide", "long-pong"],
 )
 def test_all_else_is_for_wsproto(data: bytes) -> None:
     assert whole_frames(data) is None
