@@ -284,7 +284,7 @@ class HostConnection(asyncio.Protocol):
             self._transport.write(self._handshake.send(AcceptConnection()))
             self._frames, self._handshake = self._handshake.connection, None
             self._write = self._transport.write
-            self._owed = 0 if data.find(_END_OF_HEAD) == len(data) - len(_END_OF_HEAD) else None
+            self._owed = 0 if data.partition(_END_OF_HEAD)[1:] == (_END_OF_HEAD, b"") else None
             return
 
     def _refuse(self, status: bytes, reason: str) -> None:
