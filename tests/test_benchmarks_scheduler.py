@@ -7,9 +7,10 @@ from collections import Counter
 from ipaddress import ip_address
 
 from benchmarks import __main__
+from benchmarks.scheduler.bare import LINKS, BareCore
 from benchmarks.scheduler.command import COMMAND, Sample
 from benchmarks.scheduler.held import OWNERS, PARTY, parties
-from benchmarks.scheduler.load_hosts import LoadHosts
+from benchmarks.scheduler.load_hosts import SIZE_BYTES, LoadHosts
 from benchmarks.scheduler.load_processes import (
     ANNOUNCE,
     CONNECT,
@@ -25,8 +26,12 @@ from benchmarks.scheduler.load_processes import (
     source_of,
 )
 from benchmarks.scheduler.several import OWNED, Load, Member, blobs_of
+from scheduler.core.events import Connected, Received, Send
 from scheduler.core.scheduler import Scheduler
+from scheduler.protocol.codec import TO_HOST
+from scheduler.protocol.from_host import Hello, Join, LeasePieces
 from scheduler.protocol.rendezvous import owner_of
+from scheduler.protocol.to_host import Lease, PieceDigests
 from scheduler.shell.server import SchedulerServer
 
 IDS = [f"{number:016x}" for number in range(3)]
@@ -86,6 +91,38 @@ def test_every_figure_is_measured_once() -> None:
 def test_three_are_compared_with_one() -> None:
     options = __main__.parser().parse_args(["scheduler"])
     assert (options.schedulers, options.hosts, options.several_hosts) == (3, 10_000, 2000)
+
+
+def test_a_bare_join_is_answered_as_a_join_is() -> None:
+    """The same messages, to as many hosts, of nearly the same length: else the floor is that of something else."""
+
+    def answers(core: Scheduler | BareCore) -> list[Send]:
+        def handle(event: Connected | Received, now: float) -> list[Send]:
+            return [each for each in core.handle(event, now) if isinstance(each, Send)]
+
+        def of(number: int) -> str:
+            return f"host-{number:04}"
+
+        hosts = range(1000, 1100)
+        for number in hosts:
+            hello = Hello(of(number), 1, 1, f"{of(number)}:1")
+            handle(Connected(number, hello, certified=True), 1.0)
+        join = Join(bytes(32), "docker.io", "library/app", SIZE_BYTES)
+        said: list[Send] = []
+        for number in hosts:
+            said = handle(Received(number, join), 2.0)
+            for lease in [each.message for each in said if isinstance(each.message, Lease)]:
+                digests = bytes(32 * (lease.stop - lease.first))
+                handle(Received(number, LeasePieces(lease.lease, bytes(32), lease.first, digests)), 2.0)
+        return said
+
+    ours, bare = answers(Scheduler()), answers(BareCore())
+    assert [type(each.message) for each in bare if not isinstance(each.message, PieceDigests)] == [
+        type(each.message) for each in ours if not isinstance(each.message, PieceDigests)
+    ]
+    assert [len(each.connections) for each in bare] == [1] * (2 + LINKS)
+    lengths = [len(TO_HOST.encode(each.message)) for each in bare if not isinstance(each.message, PieceDigests)]
+    assert lengths == [len(TO_HOST.encode(each.message)) for each in ours if not isinstance(each.message, PieceDigests)]
 
 
 MEMBERS = [Member(number, name, f"127.0.0.1:{number}") for number, name in enumerate(IDS)]

@@ -11,7 +11,9 @@ Rules:
    and none among 100 in the time that the joins take. A heartbeat costs what it does while all hosts are idle.
 5. With TLS and without, a host reconnects and joins: TCP, TLS 1.3 with a resumed session and the host's certificate,
    Hello, and a join as above. Both kinds do so in turns at the same scheduler.
-6. Several schedulers are compared with one by `benchmarks.scheduler.several`, and `benchmarks.scheduler.held` loads
+6. `joins_vs_bare` has the joins of rule 4 beside those of the same shell around a core that decides nothing
+   (`benchmarks.scheduler.bare`), in turns. What it lacks of 1 is the price of the decisions, on any machine.
+7. Several schedulers are compared with one by `benchmarks.scheduler.several`, and `benchmarks.scheduler.held` loads
    them with as many connections as there are to be.
 """
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +39,7 @@ from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.procfs import cpu_s, memory_mib, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.scheduler import held, several
+from benchmarks.scheduler.load_host import LoadHost
 from benchmarks.scheduler.load_hosts import FIRST_HOSTS, REPORTS, LoadHosts, allow_connections, reports
 from benchmarks.scheduler.load_tls import TlsConnection, tickets
 from p2pd.demo.process import command, neutral_environ
@@ -109,6 +113,21 @@ def scheduler(bed: SchedulerTestbed, hosts: int, more: int = 0) -> Iterator[tupl
             crowd.leave()
 
 
+@contextmanager
+def bare_scheduler(bed: SchedulerTestbed, hosts: int) -> Iterator[tuple[int, LoadHosts]]:
+    """The same as `scheduler`, but it decides nothing."""
+    allow_connections(hosts)
+    listen = programs.free_address()
+    words = [sys.executable, "-m", "benchmarks.scheduler.bare", listen]
+    with programs.running("bare scheduler", words, listen, bed.directory / "bare-log") as program:
+        programs.wait_until_served(program, "/", [426])
+        crowd = LoadHosts(listen, hosts)
+        try:
+            yield program.pid, crowd
+        finally:
+            crowd.leave()
+
+
 def blob(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
@@ -119,18 +138,10 @@ async def _many(pid: int, crowd: LoadHosts) -> Sample:
     before_s = cpu_s(pid)
     await crowd.connect()
     connect_cpu_s = (cpu_s(pid) - before_s) / hosts
-    before_s, pings = cpu_s(pid), crowd.pings
-    await asyncio.sleep(IDLE_S)
-    idle_cpu_s = (cpu_s(pid) - before_s) / (hosts * IDLE_S)
-    heartbeat_cpu_s = (cpu_s(pid) - before_s) / max(1, crowd.pings - pings)
+    idle_cpu_s, heartbeat_cpu_s = await _idle(pid, crowd)
     connection_kib = 1024 * (memory_mib(pid, "VmRSS") - rss_mib) / hosts
     rest = await crowd.first_join(blob(1))
-    before_s, pings, started = cpu_s(pid), crowd.pings, time.perf_counter()
-    await crowd.join(rest, blob(1))
-    seconds = time.perf_counter() - started
-    await crowd.settle(crowd.hosts)
-    join_cpu_s = (cpu_s(pid) - before_s) / len(rest)
-    heartbeats_cpu_s = heartbeat_cpu_s * (crowd.pings - pings) / len(rest)
+    join_cpu_s, heartbeats_cpu_s, seconds = await _joins(pid, crowd, rest, heartbeat_cpu_s)
     member_kib = 1024 * (memory_mib(pid, "VmRSS") - rss_mib) / hosts
     before_s = cpu_s(pid)
     await crowd.progress(blob(1), reports())
@@ -148,6 +159,34 @@ async def _many(pid: int, crowd: LoadHosts) -> Sample:
         connection_kib,
         member_kib,
     )
+
+
+async def _idle(pid: int, crowd: LoadHosts) -> tuple[float, float]:
+    """CPU seconds of a host that is connected, in each second; and those of a heartbeat."""
+    before_s, pings = cpu_s(pid), crowd.pings
+    await asyncio.sleep(IDLE_S)
+    used_s = cpu_s(pid) - before_s
+    return used_s / (len(crowd.hosts) * IDLE_S), used_s / max(1, crowd.pings - pings)
+
+
+async def _joins(
+    pid: int, crowd: LoadHosts, hosts: Sequence[LoadHost], heartbeat_cpu_s: float
+) -> tuple[float, float, float]:
+    """CPU seconds of a join, and those of them that are of heartbeats; and the seconds that all joins took."""
+    before_s, pings, started = cpu_s(pid), crowd.pings, time.perf_counter()
+    await crowd.join(hosts, blob(1))
+    seconds = time.perf_counter() - started
+    await crowd.settle(crowd.hosts)
+    join_cpu_s = (cpu_s(pid) - before_s) / len(hosts)
+    return join_cpu_s, heartbeat_cpu_s * (crowd.pings - pings) / len(hosts), seconds
+
+
+async def _at_bare_scheduler(pid: int, crowd: LoadHosts) -> float:
+    """CPU seconds of a join that nothing is decided for, without heartbeats."""
+    await crowd.connect()
+    _, heartbeat_cpu_s = await _idle(pid, crowd)
+    join_cpu_s, heartbeats_cpu_s, _ = await _joins(pid, crowd, crowd.hosts[FIRST_HOSTS:], heartbeat_cpu_s)
+    return join_cpu_s - heartbeats_cpu_s
 
 
 async def _few_join_cpu_s(pid: int, crowd: LoadHosts) -> float:
@@ -261,13 +300,15 @@ def measure_held(bed: SchedulerTestbed) -> list[Figure]:
 
 def measure(bed: SchedulerTestbed) -> list[Figure]:
     """The testbed. All figures come from the same schedulers, because making the hosts is most of the work."""
-    samples, few = [], []
+    samples, few, bare = [], [], []
     for _ in range(bed.runs):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             with scheduler(bed, FEW_HOSTS) as (pid, crowd):
                 few.append(runner.run(_few_join_cpu_s(pid, crowd)))
             with scheduler(bed, bed.hosts) as (pid, crowd):
                 samples.append(runner.run(_many(pid, crowd)))
+            with bare_scheduler(bed, bed.hosts) as (pid, crowd):
+                bare.append(runner.run(_at_bare_scheduler(pid, crowd)))
     join_cpu_s = [sample.join_cpu_s for sample in samples]
     percentiles_ms = [
         [1000 * second for second in statistics.quantiles(sample.latencies_s, n=100)] for sample in samples
@@ -281,6 +322,7 @@ def measure(bed: SchedulerTestbed) -> list[Figure]:
         "heartbeats_us": 1e6 * statistics.median(sample.heartbeats_cpu_s for sample in samples),
         "growth_with_heartbeats": statistics.median(ratios(join_cpu_s, few)),
     }
+    beside_bare = {"cpu_us": costs[f"cpu_us_at_{bed.hosts}"], "bare_us": 1e6 * statistics.median(bare)}
     return [
         _figure("joins_per_s", [1 / cost for cost in join_cpu_s], by_clock),
         _figure("cpu_us_per_join", [1e6 * cost for cost in join_cpu_s]),
@@ -292,6 +334,7 @@ def measure(bed: SchedulerTestbed) -> list[Figure]:
         _figure("kib_per_connection", [sample.connection_kib for sample in samples]),
         _figure("kib_per_member", [sample.member_kib for sample in samples]),
         _figure("cost_growth", ratios(bare_cpu_s, few), costs),
+        _figure("joins_vs_bare", ratios(bare, bare_cpu_s), beside_bare),
     ]
 
 
@@ -345,6 +388,7 @@ COMMAND = Command(
                 "kib_per_connection",
                 "kib_per_member",
                 "cost_growth",
+                "joins_vs_bare",
             ),
             measure,
         ),

@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import Final, TypeGuard
 
 from scheduler.core.events import Answered, Event, Received
@@ -33,7 +33,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self._events: Final[deque[tuple[Received | Answered, int]]] = deque()
-        self._of: Final[Counter[int]] = Counter()
+        self._of: Final[dict[int, int]] = {}
         """How many of them are of each connection."""
         self._size_bytes = 0
 
@@ -42,7 +42,7 @@ class Backlog:
 
     def is_full(self, connection: int) -> bool:
         """Whether the next event is to be handled before anything else that this connection says."""
-        return self._size_bytes > MAX_BYTES or self._of[connection] > MAX_OF_ONE
+        return self._size_bytes > MAX_BYTES or self._of.get(connection, 0) > MAX_OF_ONE
 
     def has_to_wait(self, event: Event) -> TypeGuard[Received | Answered]:
         """Whether an event is to be `put` here (rules 1 and 2)."""
@@ -51,16 +51,16 @@ class Backlog:
     def put(self, event: Received | Answered, size_bytes: int = 0) -> None:
         """Let an event wait, whose message has so many bytes."""
         self._events.append((event, size_bytes))
-        self._of[event.connection] += 1
+        self._of[event.connection] = self._of.get(event.connection, 0) + 1
         self._size_bytes += size_bytes
 
     def take(self) -> Received | Answered:
         """The event that has waited longest. It waits no more. Raises IndexError if there is none."""
         event, size_bytes = self._events.popleft()
         self._size_bytes -= size_bytes
-        self._of[event.connection] -= 1
-        if not self._of[event.connection]:
-            del self._of[event.connection]
+        others = self._of.pop(event.connection) - 1
+        if others:
+            self._of[event.connection] = others
         return event
 
 

@@ -35,11 +35,14 @@ class Claim(Generic[V]):
 
     def add(self, reporter: Identity, value: V, quorum: int = QUORUM) -> None:
         """Record a host's report. A report that cannot change the outcome, now or in a dispute, is dropped."""
-        if any(said_by.witness == reporter.witness for said_by, _ in self._reports):
-            return
+        witness, reports = reporter.witness, 0
+        for said_by, said in self._reports:
+            if said_by.witness == witness:
+                return
+            reports += said == value and said_by != SECONDHAND
         if reporter == SECONDHAND and self._reports:
             return
-        if self.reports(value) < quorum:
+        if reports < quorum:
             self._reports += ((reporter, value),)
 
     def first(self) -> V | None:

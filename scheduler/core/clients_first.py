@@ -27,6 +27,9 @@ FLOOR_S: Final = 30.0
 """A piece of 4 MiB takes 1.3 s of a line of 25 Mbit/s: one in twenty of its bytes."""
 
 
+_NONE: Final[frozenset[str]] = frozenset()
+
+
 class _Came(NamedTuple):
     """Clients came to an origin at `last`, and since `since` never more than FLOOR_S after each other."""
 
@@ -54,7 +57,10 @@ class ClientsFirst:
         is over, but for CALM_S.
         """
         self._forget(now)
-        before = self._used_by.pop(swarm, frozenset())
+        before = self._used_by.get(swarm, _NONE)
+        if upstreams == before:
+            return [], []
+        self._used_by.pop(swarm, None)
         if upstreams:
             self._used_by[swarm] = upstreams
         begun, over = [], []

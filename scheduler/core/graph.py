@@ -191,7 +191,7 @@ class Graph:
         """Link a member to seeders that nobody else receives from, and then to others that want the blob (rule 5)."""
         high = self._settings.degree_high
         most = high * len(self.seeders) // len(self.everyone)
-        if _seeders_of(member) >= most or _supply(member) >= SUPPLY:
+        if not most or _seeders_of(member) >= most or _supply(member) >= SUPPLY:
             return
         self._give_seeders(member, self._draw(self.unused), most, SUPPLY)
         fair = min(SUPPLY, len(self.seeders) / len(self.wanting))
@@ -405,7 +405,7 @@ class Graph:
             return False
         if b in a.full or a in b.full:
             return False
-        return b.host.id not in a.avoids and a.host.id not in b.avoids
+        return not (a.avoids and b.host.id in a.avoids) and not (b.avoids and a.host.id in b.avoids)
 
     def _has_room(self, a: Member, b: Member) -> bool:
         if max(len(a.links), len(b.links)) >= self._settings.degree_high:
@@ -417,17 +417,19 @@ class Graph:
     def _link(self, a: Member, b: Member) -> None:
         a.links[b] = None
         b.links[a] = None
-        for one, other in ((a, b), (b, a)):
-            if one.state is MemberState.COMPLETE:
-                self._count_receivers(one, other.wants)
+        if a.state is MemberState.COMPLETE:
+            self._count_receivers(a, b.wants)
+        if b.state is MemberState.COMPLETE:
+            self._count_receivers(b, a.wants)
         self._note(a, b, made=True)
 
     def _unlink(self, a: Member, b: Member) -> None:
         del a.links[b]
         del b.links[a]
-        for one, other in ((a, b), (b, a)):
-            if one.state is MemberState.COMPLETE:
-                self._count_receivers(one, -other.wants)
+        if a.state is MemberState.COMPLETE:
+            self._count_receivers(a, -b.wants)
+        if b.state is MemberState.COMPLETE:
+            self._count_receivers(b, -a.wants)
         self._note(a, b, made=False)
 
     def _count_receivers(self, member: Member, more: int) -> None:
@@ -442,7 +444,9 @@ class Graph:
             a.far += 1 if made else -1
             b.far += 1 if made else -1
         for one, other in ((a, b), (b, a)):
-            changes = self.changes.setdefault(one, {})
+            changes = self.changes.get(one)
+            if changes is None:
+                changes = self.changes[one] = {}
             if changes.get(other, made) != made:
                 del changes[other]
             else:

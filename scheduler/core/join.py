@@ -64,7 +64,7 @@ class Joining:
         """Make a host a member that wants a blob."""
         state, maps = self._state, self._maps
         if not self._membership.has_room(host, message.digest):
-            state.send((host,), Failed(message.digest, 0, "this host has its maximum of blobs in the swarm"))
+            state.tell(host, Failed(message.digest, 0, "this host has its maximum of blobs in the swarm"))
             return
         source = Source(message.upstream, message.repository)
         is_here = message.digest in state.swarms and len(state.swarms[message.digest].wanting) > 0
@@ -79,31 +79,34 @@ class Joining:
             if member.state is MemberState.IDLE:
                 self._note_pull(swarm, member, source)
                 swarm.step(member, MemberCause.WANTS)
-            state.send((host,), InlineBlob(message.digest, data))
+            state.tell(host, InlineBlob(message.digest, data))
             self._seeders.complete(swarm, member)
             return
         divided = message.piece_length
         if message.size_bytes is not None:
             divided = divided or (0 if host.divides else piece_length(message.size_bytes))
-            proposed = divided or self._lengths.best_division(message.size_bytes, message.beside_bytes)
+            matters = not divided and swarm.size_bytes is None
+            proposed = self._lengths.best_division(message.size_bytes, message.beside_bytes) if matters else divided
             self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED, proposed)
             if member.state is MemberState.GONE:
-                state.send((host,), Failed(message.digest, 0, "the other hosts say that this blob has another length"))
+                state.tell(host, Failed(message.digest, 0, "the other hosts say that this blob has another length"))
                 return
         if _is_divided_otherwise(swarm, divided) or not swarm.has_pieces_for(host):
             self._membership.refuse(swarm, member, 0)
             return
         if not member.wants:
+            was_complete = member.state is MemberState.COMPLETE
             self._note_pull(swarm, member, source)
             swarm.step(member, MemberCause.WANTS)
             if swarm.size_bytes is not None:
                 swarm.step(member, MemberCause.SIZED)
-            state.note_lost(swarm)
+            if was_complete:
+                state.note_lost(swarm)
         self._membership.link(swarm, member)
         sealed = swarm.map is not None and swarm.map.state in (MapState.SEALED, MapState.PROVEN)
         neighbours = self._membership.neighbours(swarm, member)
-        length = swarm.told_piece_length()
-        state.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours, length))
+        told = swarm.told_length
+        state.tell(host, Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours, told))
         maps.catch_up(swarm, member)
         if state.now < swarm.settles_at:
             swarm.under_way[member] = int.from_bytes(message.fetching, "little")
@@ -191,7 +194,7 @@ class Joining:
         if len(other.accusers) >= self._state.settings.corrupt_reports:
             reason = f"{len(other.accusers)} hosts say that this host sent them corrupt pieces"
             if other.wants:
-                self._state.send((other.host,), Failed(swarm.digest, 0, reason))
+                self._state.tell(other.host, Failed(swarm.digest, 0, reason))
             self._membership.expel(swarm, other)
 
     def _tell_unreachable(self, host: Host, reporter: str) -> None:
@@ -202,7 +205,7 @@ class Joining:
         if len(host.missed_by) < enough and reporter not in host.missed_by:
             host.missed_by.add(reporter)
             if len(host.missed_by) == enough:
-                self._state.send((host,), Unreachable(enough))
+                self._state.tell(host, Unreachable(enough))
 
     def _found_gone(self, swarm: Swarm, member: Member, reporter: str) -> None:
         """Count a report that a member is gone. A gone seeder is expelled, so that its pieces can be leased again."""

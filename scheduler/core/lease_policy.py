@@ -146,7 +146,7 @@ class LeasePolicy:
             swarm = self._state.swarms[lease.digest]
             if lease.source.upstream in upstreams and lease.member.background and swarm.is_background:
                 swarm.story.now = self._state.now
-                self._state.send((lease.member.host,), LeaseRevoked(lease.id, swarm.digest, at_once=True))
+                self._state.tell(lease.member.host, LeaseRevoked(lease.id, swarm.digest, at_once=True))
                 self._state.end_lease(lease, LeaseCause.REVOKE)
 
     def _grant_leases(self, swarm: Swarm) -> list[Member]:
@@ -209,7 +209,7 @@ class LeasePolicy:
         self._extend(swarm, lease)
         self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED, piece_length(message.size_bytes))
         if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this report has not decided
-            self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
+            self._state.tell(host, LeaseRevoked(lease.id, swarm.digest))
             self._failed(swarm, lease, LeaseCause.REVOKE)
 
     def landed(self, host: Host, message: LeasePieces) -> None:
@@ -251,7 +251,7 @@ class LeasePolicy:
                     self._revoke(swarm, lease, LeaseCause.REVOKE)
 
     def _revoke(self, swarm: Swarm, lease: Lease, cause: LeaseCause) -> None:
-        self._state.send((lease.member.host,), LeaseRevoked(lease.id, swarm.digest))
+        self._state.tell(lease.member.host, LeaseRevoked(lease.id, swarm.digest))
         self._state.end_lease(lease, cause)
 
     def ended(self, host: Host, message: LeaseEnded) -> None:
@@ -473,7 +473,7 @@ class LeasePolicy:
         swarm.story.tell("lease %s to %s: pieces %s to %s", lease.id, member.host.id, first, stop - 1)
         within_s = self._set_deadline(swarm, lease, times)
         message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, within_s)
-        self._state.send((member.host,), message)
+        self._state.tell(member.host, message)
 
     def _extend(self, swarm: Swarm, lease: Lease) -> None:
         """Restart the time limit of a lease that has brought a piece or the length."""

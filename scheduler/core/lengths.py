@@ -70,7 +70,8 @@ class Lengths:
     def claim(self, swarm: Swarm, host: Host, size_bytes: int, source: LengthSource, piece_bytes: int) -> None:
         """Record a host's report of the blob's length. The host may have left the swarm afterwards.
 
-        `piece_bytes` is the length of the host's pieces, or of those that the blob should have if the host has none.
+        `piece_bytes` is the length of the host's pieces, or of those that the blob should have if the host has none. It
+        matters as long as no length is believed.
 
         Raises ProtocolError if the blob's pieces would take more memory than the host may have.
         """
@@ -141,7 +142,7 @@ class Lengths:
                 swarm.graph.fill(member)
             self._state.links_changed[swarm] = None
         swarm.set_size(size_bytes, piece_bytes)
-        told = swarm.told_piece_length()
+        told = swarm.told_length
         for member in [each for each in waiting if not swarm.has_pieces_for(each.host)]:
             waiting.remove(member)
             self._membership.refuse(swarm, member, 0)
@@ -160,5 +161,5 @@ class Lengths:
                 swarm.story.tell("%s says another length", identity)
                 if member.wants:
                     reason = "the other hosts say that this blob has another length"
-                    self._state.send((member.host,), Failed(swarm.digest, 0, reason))
+                    self._state.tell(member.host, Failed(swarm.digest, 0, reason))
                 self._membership.expel(swarm, member)

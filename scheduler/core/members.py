@@ -111,6 +111,10 @@ class Host:
         self.identity = Identity(self.id, self.came_from)
         self.seen_at = tuple(Neighbour(self.id, self.address, apart) for apart in range(4))
 
+    def seen_from(self, place: Topology) -> Neighbour:
+        """The host as a neighbour in this place sees it."""
+        return self.seen_at[0 if place is self.topology else distance(place, self.topology)]
+
 
 class Source(NamedTuple):
     """The repository in which a member's client was authorised to read the blob."""

@@ -15,7 +15,7 @@ from typing import Final
 from scheduler.core.budget import MEMBER_BYTES, SWARM_BYTES
 from scheduler.core.events import Close, LiveListChanged
 from scheduler.core.leases import LeaseCause
-from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance, network_of
+from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, network_of
 from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
@@ -32,7 +32,7 @@ from scheduler.protocol.from_host import (
     Hello,
     Holding,
 )
-from scheduler.protocol.geometry import piece_length
+from scheduler.protocol.geometry import piece_length, told_piece_length
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -104,9 +104,9 @@ class Membership:
         state.dividing += host.divides
         state.lengthening += host.lengthens
         progress_s = state.settings.progress_s * state.crowding
-        state.send((host,), Welcome(version, features, progress_s, burst=burst, seen_at=seen_at))
+        state.tell(host, Welcome(version, features, progress_s, burst=burst, seen_at=seen_at))
         if host.shards and state.schedulers is not None:
-            state.send((host,), state.schedulers)
+            state.tell(host, state.schedulers)
 
     def live_list_changed(self, event: LiveListChanged) -> None:
         """Tell the hosts which schedulers live, if others do than they were told, or this is not known any more."""
@@ -209,17 +209,17 @@ class Membership:
         for host, member in swarm.members.items():
             if member.links:
                 ended = tuple([other.host.id for other in member.links])
-                state.send((host,), Neighbours(swarm.digest, (), ended))
+                state.tell(host, Neighbours(swarm.digest, (), ended))
             del host.members[swarm.digest]
             state.release_member(member)
-            length = swarm.told_piece_length(member.piece_bytes)
+            length = told_piece_length(swarm.size_bytes, member.piece_bytes or swarm.piece_bytes)
             state.shelf.put(host, Holding(swarm.digest, swarm.size_bytes, complete=True, piece_length=length))
         state.links_changed.pop(swarm, None)
         self._end(swarm)
 
     def refuse(self, swarm: Swarm, member: Member, status: int) -> None:
         """Pass the origin's refusal on to a member's client, and take the member out."""
-        self._state.send((member.host,), OriginRefused(swarm.digest, status))
+        self._state.tell(member.host, OriginRefused(swarm.digest, status))
         self.expel(swarm, member)
 
     def give_up(self, swarm: Swarm, reason: str) -> None:
@@ -251,7 +251,8 @@ class Membership:
     def neighbours(self, swarm: Swarm, member: Member) -> tuple[Neighbour, ...]:
         """A member's neighbours as protocol records. The pending changes of the member's links are dropped."""
         swarm.graph.changes.pop(member, None)
-        return tuple([_as_seen(member, other) for other in member.links])
+        place = member.host.topology
+        return tuple([other.host.seen_from(place) for other in member.links])
 
     def tell_links(self) -> None:
         """Tell each member the changes of its links and of its shares."""
@@ -259,16 +260,16 @@ class Membership:
             swarm.graph.mend()
             for member, changes in swarm.graph.changes.items():
                 if changes:
-                    add, remove = [], []
+                    place, add, remove = member.host.topology, [], []
                     for other, made in changes.items():
                         if made:
-                            add.append(_as_seen(member, other))
+                            add.append(other.host.seen_from(place))
                         else:
                             remove.append(other.host.id)
-                    self._state.send((member.host,), Neighbours(swarm.digest, tuple(add), tuple(remove)))
+                    self._state.tell(member.host, Neighbours(swarm.digest, tuple(add), tuple(remove)))
             swarm.graph.changes.clear()
             for member in swarm.gateways.shares_changed:
-                self._state.send((member.host,), Gateway(swarm.digest, member.shares))
+                self._state.tell(member.host, Gateway(swarm.digest, member.shares))
             swarm.gateways.shares_changed.clear()
         self._state.links_changed.clear()
 
@@ -281,10 +282,6 @@ class Membership:
         state.note_use(swarm, ())
         for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST, Due.SPOT_CHECK):
             state.deadlines.cancel(Timer(due, swarm.digest))
-
-
-def _as_seen(member: Member, other: Member) -> Neighbour:
-    return other.host.seen_at[distance(member.host.topology, other.host.topology)]
 
 
 def _told_by(listed: Schedulers) -> tuple[str, set[SchedulerAt], bool]:

@@ -73,9 +73,12 @@ class Maps:
     def catch_up(self, swarm: Swarm, member: Member) -> None:
         """Send a member all known digests."""
         if swarm.map is not None:
-            runs = [DigestRun(first, digests) for first, digests in swarm.map.runs(swarm.map.known)]
-            for runs_of_message in _messages(runs):
-                self._state.send((member.host,), PieceDigests(swarm.digest, swarm.generation, runs_of_message))
+            generation, known, messages = swarm.whole_map
+            if generation != swarm.generation or known != swarm.map.known:
+                messages = _whole(swarm, swarm.map)
+                swarm.whole_map = swarm.generation, swarm.map.known, messages
+            for message in messages:
+                self._state.tell(member.host, message)
         member.digests_sent = len(swarm.log)
 
     def fan_out(self, swarm: Swarm) -> None:
@@ -96,6 +99,13 @@ class Maps:
         if taken:
             again = self._state.now + taken / settings.fanout_per_s
             self._state.deadlines.set(Timer(Due.FANOUT, swarm.digest), again)
+
+    def validate(self) -> None:
+        """Raise AssertionError if members would be told other digests than those of the map."""
+        for swarm in self._state.swarms.values():
+            generation, known, messages = swarm.whole_map
+            if swarm.map is not None and (generation, known) == (swarm.generation, swarm.map.known):
+                assert messages == _whole(swarm, swarm.map), swarm.story.lines()
 
     def _publish(self, swarm: Swarm, publisher: Member, runs: list[DigestRun]) -> None:
         swarm.log += runs
@@ -178,6 +188,12 @@ def _was_heard(swarm: Swarm, member: Member) -> bool:
     Two hosts that are alone in a swarm may have found a wrong map right. Who comes later is not accused by their word.
     """
     return swarm.map is not None and swarm.map.judged and member.entered_at <= swarm.judged_at
+
+
+def _whole(swarm: Swarm, piece_map: PieceMap) -> tuple[PieceDigests, ...]:
+    """All known digests of a swarm."""
+    runs = [DigestRun(first, digests) for first, digests in piece_map.runs(piece_map.known)]
+    return tuple(PieceDigests(swarm.digest, swarm.generation, part) for part in _messages(runs))
 
 
 def _messages(runs: list[DigestRun]) -> Iterator[tuple[DigestRun, ...]]:

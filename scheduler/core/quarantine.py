@@ -97,7 +97,7 @@ class Quarantine:
         if host is None:
             return
         swarms = [state.swarms[digest] for digest in host.members]
-        state.send((host,), Quarantined(reason, for_s))
+        state.tell(host, Quarantined(reason, for_s))
         self._membership.dismiss(host, Closing.QUARANTINED, reason)
         for swarm in swarms:
             if swarm.members:

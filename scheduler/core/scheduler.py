@@ -262,6 +262,7 @@ class Scheduler:
                 or not state.settings.leases_per_blob
             )
             assert waits or not needs or not len(swarm.wanting), ("wanted, and nobody is asked", swarm.story.lines())
+        self._maps.validate()
         state.leases.validate()
         state.over_quota.validate()
         state.clients_first.validate()

@@ -59,7 +59,7 @@ class Seeders:
             return
         for lease in swarm.leases_of(member):
             self._state.end_lease(lease, LeaseCause.REVOKE)
-            self._state.send((member.host,), LeaseRevoked(lease.id, swarm.digest))
+            self._state.tell(member.host, LeaseRevoked(lease.id, swarm.digest))
         if member.wants and swarm.size_bytes is not None:
             gained_bytes = swarm.size_bytes - swarm.bytes_of(member.have)
             member.host.rate.add(gained_bytes, self._state.now)
@@ -106,7 +106,7 @@ class Seeders:
             return False
         swarm.digests_requested_of = host
         swarm.story.tell("requests digests from %s", host.id)
-        self._state.send((host,), RequestDigests(swarm.digest))
+        self._state.tell(host, RequestDigests(swarm.digest))
         due = self._state.now + self._state.settings.digest_request_s
         self._state.deadlines.set(Timer(Due.DIGEST_REQUEST, swarm.digest), due)
         return True

@@ -133,6 +133,10 @@ class SchedulerState:
         if connections:
             self.outbox.append(Send(connections, message))
 
+    def tell(self, host: Host, message: ToHost) -> None:
+        """Add a message for one host to the outbox."""
+        self.outbox.append(Send((host.connection,), message))
+
     def note_piece_rate(self, bytes_per_s: float) -> None:
         """A host has told how fast a piece came. The word of one changes little, whatever it is."""
         before = self.piece_bytes_per_s

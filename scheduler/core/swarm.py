@@ -27,7 +27,7 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.core.story import Story
 from scheduler.protocol.fields import MAX_INLINE_BYTES
 from scheduler.protocol.geometry import knows_pieces, piece_count, piece_length, told_piece_length
-from scheduler.protocol.to_host import DigestRun
+from scheduler.protocol.to_host import DigestRun, PieceDigests
 
 SPARE_SOURCES: Final = 16
 """Repositories that are kept beyond two for each member."""
@@ -77,9 +77,11 @@ class Swarm:
         "size_disputed",
         "sources",
         "story",
+        "told_length",
         "under_way",
         "unleased",
         "wanting",
+        "whole_map",
     )  # fmt: skip
 
     def __init__(self, digest: bytes, settings: SchedulerSettings, rng: Rng) -> None:
@@ -102,6 +104,8 @@ class Swarm:
         self.size_disputed = False
         self.piece_bytes = 0
         """The length of a piece, while the blob's is known."""
+        self.told_length = 0
+        """How messages tell it (`scheduler.protocol.geometry`)."""
         self.divided = (0, piece_length(0))
         """The length of the blob and of its pieces, as members were told them last."""
         self.map: PieceMap | None = None
@@ -147,6 +151,9 @@ class Swarm:
         """The length that the pull has counted."""
         self.log: list[DigestRun] = []
         """The digests of this generation, in the order in which they were believed."""
+        self.whole_map: tuple[int, int, tuple[PieceDigests, ...]] = (0, 0, ())
+        """All digests as messages, with the generation and the known pieces that they are of: many hosts that join are
+        told the same."""
         self.fanout_queue: list[Member] = []
         """Members that are still to be sent the log as it was when this round of the fan-out began."""
         self.fanout_pending = False
@@ -275,14 +282,11 @@ class Swarm:
         """Whether the member has a late lease of some of these pieces."""
         return any(lease.member is member and lease.left & pieces for lease in self.late.values())
 
-    def told_piece_length(self, piece_bytes: int = 0) -> int:
-        """How messages tell the length of pieces (`scheduler.protocol.geometry`): `piece_bytes`, or the swarm's."""
-        return 0 if self.size_bytes is None else told_piece_length(self.size_bytes, piece_bytes or self.piece_bytes)
-
     def has_pieces_for(self, host: Host) -> bool:
         """Whether the host knows of pieces of the swarm's length."""
-        told_length = self.told_piece_length()
-        return knows_pieces(self.size_bytes or 0, told_length, divides=host.divides, lengthens=host.lengthens)
+        if not self.told_length:
+            return True
+        return knows_pieces(self.size_bytes or 0, self.told_length, divides=host.divides, lengthens=host.lengthens)
 
     def need(self, first: int, stop: int, *, divided: bool) -> None:
         """Clients wait for these pieces, of the usual length or (`divided`) of the swarm's."""
@@ -291,7 +295,7 @@ class Swarm:
 
     def _of_usual(self, pieces: int) -> int:
         """The swarm's pieces that are in these pieces of the usual length."""
-        if self.size_bytes is None or not self.told_piece_length():
+        if self.size_bytes is None or not self.told_length:
             return pieces
         usual_bytes = piece_length(self.size_bytes)
         pieces &= (1 << piece_count(self.size_bytes, usual_bytes)) - 1
@@ -309,6 +313,7 @@ class Swarm:
         self.story.tell("%s bytes", size_bytes)
         self._measure()
         self.piece_bytes = piece_bytes
+        self.told_length = told_piece_length(size_bytes, piece_bytes)
         self.divided = size_bytes, piece_bytes
         self.needed = self._of_usual(self.needed)
         count = piece_count(size_bytes, self.piece_bytes)
@@ -328,9 +333,10 @@ class Swarm:
 
     def forget_size(self) -> None:
         """Forget the length, which is disputed."""
-        if self.told_piece_length():
+        if self.told_length:
             self.needed = 0
         self.size_bytes = None
+        self.told_length = 0
         self.size_disputed = True
         self.map = None
         self.piece_counts = None
@@ -360,6 +366,10 @@ class Swarm:
         if not self.is_tiny:
             self.graph.validate_degrees()
         assert self.members, told()
+        if self.size_bytes is None:
+            assert not self.told_length, told()
+        else:
+            assert self.told_length == told_piece_length(self.size_bytes, self.piece_bytes), told()
         assert self.foreground == sum(not member.background for member in self.wanting.items), told()
         assert not len(self.wanting) or (self.pull is not None and self.pull.live), told()
         leased = 0

@@ -127,9 +127,9 @@ class Tags:
         lookup = self._lookups.get(key)
         if lookup is None:
             if not self._start(key, Lookup(host.identity.witness, here=True, waiting={host: None})):
-                self._state.send((host,), TagResult(*key.source, key.tag, 0))
+                self._state.tell(host, TagResult(*key.source, key.tag, 0))
         elif lookup.result is not None:
-            self._state.send((host,), lookup.result)
+            self._state.tell(host, lookup.result)
         else:
             lookup.waiting[host] = None
 

@@ -4,8 +4,9 @@ Rules:
 1. A connection has no task and no queue. Unread messages stay in the transport's buffer, and a host that lets this
    buffer grow too large is disconnected. 10,000 idle connections cost a few KiB each. With a task, a queue and an HTTP
    request for each connection, as in aiohttp's server, a connection costs 19 KiB.
-2. wsproto implements RFC 6455, except the head of a message that we send (`framed`): a message to many hosts is framed
-   once. Beyond the RFC, we refuse text messages and messages over MAX_FRAME_BYTES.
+2. wsproto implements RFC 6455, except the head of a message or a ping that we send (`framed`), because a message to
+   many hosts is framed once, and reads of whole frames (`scheduler.shell.whole_frames`), which nearly all are. Beyond
+   the RFC, we refuse text messages and messages over MAX_FRAME_BYTES.
 3. Every frame counts: one that ends no message (a part of a message, a ping, a pong) is counted by the owner like a
    message. Of a connection that we have ended, only so many frames are looked at as the host was still allowed.
 4. A message that is begun is soon to be ended, and the beginnings of all messages have a bound in all (`server`).
@@ -39,6 +40,7 @@ from wsproto.utilities import RemoteProtocolError
 from scheduler.core.members import network_of
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
+from scheduler.shell.whole_frames import MESSAGE, PING, owed_after, whole_frames
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -52,6 +54,14 @@ _WHAT_THIS_IS: Final = (
 
 MAX_HELLO_BYTES: Final = 16 * 1024
 """The longest first message: three times what a Hello can be."""
+
+_PING: Final = b"\x89\x00"
+"""A ping without a payload: a whole frame, which has no mask (RFC 6455, 5.2)."""
+
+_ASKING: Final = b"\x89\x08"
+"""The head of a ping that has a number."""
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
 
 NUMBER_BYTES: Final = 8
 """Of the number in a ping that is an `ask`. Other pings have none."""
@@ -102,6 +112,7 @@ class HostConnection(asyncio.Protocol):
     __slots__ = (
         "_frames",
         "_handshake",
+        "_owed",
         "_owner",
         "_partial",
         "_told",
@@ -165,6 +176,8 @@ class HostConnection(asyncio.Protocol):
         """The transport's, from the handshake to the beginning of the end."""
         self._handshake: H11Handshake | None = H11Handshake(ConnectionType.SERVER)
         self._frames: Frames | None = None
+        self._owed: int | None = None
+        """The bytes that `_frames` lacks of a frame that has begun; None: unknown."""
         self._partial = bytearray()
         self._told = 0
         """The bytes of it that the owner knows of."""
@@ -179,15 +192,14 @@ class HostConnection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport else 0
 
     def send(self, message: bytes) -> None:
-        """Send messages that were `framed`."""
+        """Send messages that were `framed`, or pings."""
         if self._write is not None:
             self._write(message)
 
     def ping(self) -> None:
         """Send a silent host a ping."""
         self.pinged = True
-        if self._frames is not None and self._write is not None:
-            self._write(self._frames.send(Ping()))
+        self.send(_PING)
 
     def probe(self) -> None:
         """Ask a host for a sign of life."""
@@ -197,8 +209,7 @@ class HostConnection(asyncio.Protocol):
 
     def ask(self, number: int) -> None:
         """Send a ping that the owner is told the answer to. `number` fits into 64 bits."""
-        if self._frames is not None and self._write is not None:
-            self._write(self._frames.send(Ping(number.to_bytes(NUMBER_BYTES, "big"))))
+        self.send(_ASKING + number.to_bytes(NUMBER_BYTES, "big"))
 
     def close(self, closing: Closing, reason: str) -> None:
         """Tell the host the reason, and wait for the host to hang up."""
@@ -246,7 +257,10 @@ class HostConnection(asyncio.Protocol):
             return
         try:
             if self._frames is not None:
+                if self._frames.state is ConnectionState.OPEN and self._owed == 0 and self._took_whole(data):
+                    return
                 if self._frames.state is not ConnectionState.CLOSED:
+                    self._owed = owed_after(self._owed, data)
                     self._frames.receive_data(data)
             elif self.ended_at is None:
                 self._shake_hands(data)
@@ -270,6 +284,7 @@ class HostConnection(asyncio.Protocol):
             self._transport.write(self._handshake.send(AcceptConnection()))
             self._frames, self._handshake = self._handshake.connection, None
             self._write = self._transport.write
+            self._owed = 0 if data.partition(_END_OF_HEAD)[1:] == (_END_OF_HEAD, b"") else None
             return
 
     def _refuse(self, status: bytes, reason: str) -> None:
@@ -279,14 +294,36 @@ class HostConnection(asyncio.Protocol):
             self._transport.write(head % (status, len(_WHAT_THIS_IS)) + _WHAT_THIS_IS)
             self._owner.failed(self, Closing.MALFORMED, reason)
 
+    def _took_whole(self, data: bytes) -> bool:
+        """Take what came if it is whole messages, pings and pongs. Returns whether it is."""
+        frames = whole_frames(data)
+        if frames is None:
+            return False
+        for kind, payload in frames:
+            if (kind != MESSAGE or self.ended_at is not None) and not self._owner.may_send(self, 1):
+                self._end_flood()
+                return True
+            if self.ended_at is not None:
+                continue
+            if kind == MESSAGE:
+                self._owner.received(self, payload)
+            elif kind == PING:
+                self.send(b"\x8a%c%b" % (len(payload), payload))
+            else:
+                self._take_pong(payload)
+        return True
+
+    def _end_flood(self) -> None:
+        self.deaf = True
+        self._forget_part()
+        self._owner.failed(self, Closing.FLOODING, "more frames a second than a host may send")
+
     def _take_frames(self) -> None:
         if self._frames is None or self._transport is None:
             return
         for event in self._frames.events():
             if not self._is_allowed(event):
-                self.deaf = True
-                self._forget_part()
-                self._owner.failed(self, Closing.FLOODING, "more frames a second than a host may send")
+                self._end_flood()
                 return
             if isinstance(event, Ping):
                 if self.ended_at is None:
@@ -307,8 +344,12 @@ class HostConnection(asyncio.Protocol):
             self._take_part(event)
         elif isinstance(event, TextMessage):
             self._owner.failed(self, Closing.MALFORMED, "messages are binary frames of MessagePack")
-        elif isinstance(event, Pong) and len(event.payload) == NUMBER_BYTES:
-            self._owner.answered(self, int.from_bytes(event.payload, "big"))
+        elif isinstance(event, Pong):
+            self._take_pong(event.payload)
+
+    def _take_pong(self, payload: bytes) -> None:
+        if len(payload) == NUMBER_BYTES:
+            self._owner.answered(self, int.from_bytes(payload, "big"))
 
     def _take_part(self, event: BytesMessage) -> None:
         """Collect a message from its parts: frames, cut again by the network."""

@@ -127,6 +127,18 @@ def test_a_message_in_several_frames() -> None:
     assert client.hears() == [Pong(b"now")]
 
 
+@pytest.mark.parametrize("payload", [b"", b"now", bytes(125)])
+def test_a_ping_is_answered(payload: bytes) -> None:
+    client = Client()
+    client.opens()
+    client.says(Ping(payload))
+    assert client.hears() == [Pong(payload)]
+    client.connection.close(Closing.SILENT, "")
+    client.hears()
+    client.connection.data_received(b"\x89\x80\x00\x00\x00\x00")
+    assert client.transport.written == b"", "a connection that has ended answers nothing"
+
+
 def test_the_answer_to_a_question_comes_after_what_was_said_before() -> None:
     client = Client()
     client.opens()
