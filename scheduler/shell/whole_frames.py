@@ -25,17 +25,22 @@ _MASK_BYTES: Final = 4
 _SHORT: Final = 125
 """The longest payload whose length is in the second byte. No ping is longer."""
 
+MAX_FRAMES: Final = 64
+"""In a read. More are looked at one by one, so that a flood ends where it is above what its host may send."""
+
 _IN_TWO_BYTES: Final = 126
 _IN_EIGHT_BYTES: Final = 127
 
 
 def whole_frames(data: bytes) -> list[tuple[int, bytes]] | None:
     """The frames that `data` consists of, each with its first byte and its payload; None if wsproto has to read it."""
-    frames = []
+    frames: list[tuple[int, bytes]] = []
     at, size = 0, len(data)
     while at < size:
         start = at + 2
-        if size < start + _MASK_BYTES or (kind := data[at]) not in (MESSAGE, PING, PONG):
+        if len(frames) == MAX_FRAMES or size < start + _MASK_BYTES:
+            return None
+        if (kind := data[at]) not in (MESSAGE, PING, PONG):
             return None
         length = data[at + 1] ^ _MASKED
         if length == _IN_TWO_BYTES and kind == MESSAGE:

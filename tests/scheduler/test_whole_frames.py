@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 
-from scheduler.shell.whole_frames import MESSAGE, PING, PONG, owed_after, whole_frames
+from scheduler.shell.whole_frames import MAX_FRAMES, MESSAGE, PING, PONG, owed_after, whole_frames
 
 EVENTS = st.one_of(
     st.binary(max_size=300).map(BytesMessage),
@@ -74,6 +74,12 @@ def test_whole_messages_pings_and_pongs_are_taken(size: int) -> None:
 def test_all_else_is_for_wsproto(data: bytes) -> None:
     assert whole_frames(data) is None
     assert whole_frames(sent(BytesMessage(b"before"))[0] + data) is None
+
+
+def test_a_read_of_many_frames_is_for_wsproto_so_that_each_is_counted_before_the_next_is_read() -> None:
+    [pong] = sent(Pong())
+    assert len(whole_frames(pong * MAX_FRAMES) or ()) == MAX_FRAMES
+    assert whole_frames(pong * (MAX_FRAMES + 1)) is None
 
 
 @given(
