@@ -21,8 +21,8 @@ SWARM_BYTES: Final = 10 * 1024
 SHELVED_BYTES: Final = 600
 """A blob on the shelf with one holder."""
 
-PUBLISHED_BYTES: Final = 192
-"""A digest as it is published: the record in the swarm's log."""
+PUBLISHED_BYTES: Final = 224
+"""A digest as it is published: the record in the swarm's log, and its place in what newcomers are told."""
 
 MEMBER_BYTES: Final = 1024
 """A member beside the first."""

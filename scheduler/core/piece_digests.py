@@ -73,11 +73,10 @@ class Maps:
     def catch_up(self, swarm: Swarm, member: Member) -> None:
         """Send a member all known digests."""
         if swarm.map is not None:
-            generation, known, messages = swarm.whole_map
-            if generation != swarm.generation or known != swarm.map.known:
-                messages = _whole(swarm, swarm.map)
-                swarm.whole_map = swarm.generation, swarm.map.known, messages
-            for message in messages:
+            told = swarm.whole_map or _all_known(swarm, swarm.map)
+            if swarm.map.known == swarm.map.everything:
+                swarm.whole_map = told
+            for message in told:
                 self._state.tell(member.host, message)
         member.digests_sent = len(swarm.log)
 
@@ -103,9 +102,9 @@ class Maps:
     def validate(self) -> None:
         """Raise AssertionError if members would be told other digests than those of the map."""
         for swarm in self._state.swarms.values():
-            generation, known, messages = swarm.whole_map
-            if swarm.map is not None and (generation, known) == (swarm.generation, swarm.map.known):
-                assert messages == _whole(swarm, swarm.map), swarm.story.lines()
+            if swarm.whole_map:
+                assert swarm.map is not None, swarm.story.lines()
+                assert swarm.whole_map == _all_known(swarm, swarm.map), swarm.story.lines()
 
     def _publish(self, swarm: Swarm, publisher: Member, runs: list[DigestRun]) -> None:
         swarm.log += runs
@@ -190,10 +189,10 @@ def _was_heard(swarm: Swarm, member: Member) -> bool:
     return swarm.map is not None and swarm.map.judged and member.entered_at <= swarm.judged_at
 
 
-def _whole(swarm: Swarm, piece_map: PieceMap) -> tuple[PieceDigests, ...]:
-    """All known digests of a swarm."""
+def _all_known(swarm: Swarm, piece_map: PieceMap) -> tuple[PieceDigests, ...]:
+    """All known digests of a swarm, as its members are told them."""
     runs = [DigestRun(first, digests) for first, digests in piece_map.runs(piece_map.known)]
-    return tuple(PieceDigests(swarm.digest, swarm.generation, part) for part in _messages(runs))
+    return tuple([PieceDigests(swarm.digest, swarm.generation, part) for part in _messages(runs)])
 
 
 def _messages(runs: list[DigestRun]) -> Iterator[tuple[DigestRun, ...]]:

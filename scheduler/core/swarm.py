@@ -151,9 +151,8 @@ class Swarm:
         """The length that the pull has counted."""
         self.log: list[DigestRun] = []
         """The digests of this generation, in the order in which they were believed."""
-        self.whole_map: tuple[int, int, tuple[PieceDigests, ...]] = (0, 0, ())
-        """All digests as messages, with the generation and the known pieces that they are of: many hosts that join are
-        told the same."""
+        self.whole_map: tuple[PieceDigests, ...] = ()
+        """All digests, once a member was told them in this generation: all who join are told the same."""
         self.fanout_queue: list[Member] = []
         """Members that are still to be sent the log as it was when this round of the fan-out began."""
         self.fanout_pending = False
@@ -353,6 +352,7 @@ class Swarm:
         self.generation += 1
         self.publishers.checks.clear()
         self.log = []
+        self.whole_map = ()
         self.fanout_queue = []
         self.fanout_pending = False
         for member in self.members.values():
