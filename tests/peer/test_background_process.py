@@ -55,6 +55,15 @@ class Pair:
     def fetch(self, content: Content, index: int, ticket: bytes) -> bytes:
         return asked(self.there, Fetch(content, index, "127.0.0.1", ticket))
 
+    def fetch_soon(self, content: Content, index: int, ticket: bytes) -> bytes:
+        """As above, once `here` knows that what it sent before is over."""
+        ends = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self.fetch(content, index, ticket)
+            except BusyError:
+                assert time.monotonic() < ends, "what is over takes no place"
+
 
 def asked(process: BackgroundProcess, question: Question) -> bytes:
     with process.ask(question) as stream:
@@ -86,7 +95,7 @@ def test_it_sends_to_few_at_a_time(pair: Pair) -> None:
     shared = [pair.blob(2 * PIECE, seed) for seed in range(MAX_SERVED + 1)]
     tickets = [pair.here.share(content, path) for content, _, path in shared]
     for (content, data, _), ticket in zip(shared, tickets, strict=True):
-        assert pair.fetch(content, 1, ticket) == data[PIECE:]
+        assert pair.fetch_soon(content, 1, ticket) == data[PIECE:]
     pair.here.limit(PIECE, 0)
     with ThreadPoolExecutor() as threads:
         waiting = [
