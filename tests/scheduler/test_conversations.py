@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from msgspec import structs
 
-from scheduler.core.events import Answered, Connected, Received, Send, Tick
+from scheduler.core.events import Answered, Connected, Instruction, Received, Send, Tick
 from scheduler.core.lease_policy import LEASE_ATTEMPTS, MAX_PATIENCE, REFUSAL_S, SILENCES
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
+from scheduler.protocol.codec import ToHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
+    Announce,
     Bye,
+    DigestReport,
+    Disproved,
+    Holding,
     InlineBlob,
     Join,
     LeaseEnded,
@@ -34,6 +40,7 @@ from scheduler.protocol.to_host import (
     Neighbours,
     OriginRefused,
     PieceDigests,
+    Reset,
     Sized,
     Welcome,
 )
@@ -242,6 +249,23 @@ def test_the_time_of_a_lease_is_by_the_size_of_a_piece(size_bytes: int | None, a
     told = scheduler.handle(Received(1, structs.replace(JOIN, size_bytes=size_bytes)), 0.0)
     (lease,) = [each.message for each in told if isinstance(each, Send) and isinstance(each.message, Lease)]
     assert at_most_s / 2 < lease.within_s <= at_most_s
+
+
+def test_what_all_newcomers_are_told_of_a_map_ends_with_its_generation() -> None:
+    scheduler = Scheduler(SETTINGS)
+    for number, host in enumerate("abcd", 1):
+        scheduler.handle(Connected(number, hello(host), f"192.0.2.{number}"), 0.0)
+    scheduler.handle(Received(1, Announce((Holding(D, MIB, True),))), 0.0)
+    scheduler.handle(Received(2, JOIN), 0.0)
+    scheduler.handle(Received(1, DigestReport(D, 0, P0 + P1 + P2 + P3, last=True)), 0.1)
+    assert digests(0, P0 + P1 + P2 + P3) in messages(scheduler.handle(Received(3, JOIN), 0.2))
+    assert Reset(D, 2) in messages(scheduler.handle(Received(2, Disproved(D, 1)), 0.3))
+    scheduler.validate()
+    assert not [each for each in messages(scheduler.handle(Received(4, JOIN), 0.4)) if isinstance(each, PieceDigests)]
+
+
+def messages(told: Sequence[Instruction]) -> list[ToHost]:
+    return [each.message for each in told if isinstance(each, Send)]
 
 
 def test_silent_hosts_of_one_address_cost_a_pull_their_shortest_time_once_and_share_their_leases() -> None:
