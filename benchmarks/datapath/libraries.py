@@ -9,11 +9,14 @@ imported of p2pd but that. Every request is answered with 404, at 127.0.0.1.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType
-from typing import cast
+from typing import Final, cast
 
 from p2pd.cli.loading import loading
 from p2pd.daemon.aiohttp_import import import_aiohttp
+
+LOADED: Final = ("sqlite3", "aiofastnet", "blake3", "click", "msgspec", "prometheus_client", "structlog")
 
 
 def main(port: int) -> None:
@@ -22,14 +25,8 @@ def main(port: int) -> None:
     with loading():
         import_aiohttp()
 
-        import sqlite3  # noqa: F401
-
-        import aiofastnet  # noqa: F401
-        import blake3  # noqa: F401
-        import click  # noqa: F401
-        import msgspec  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import structlog  # noqa: F401
+        for name in LOADED:
+            import_module(name)
         import uvloop
         from aiohttp import web
 

@@ -40,7 +40,7 @@ class BareCore:
         self._connections: list[int] = []
         self._draw = random.Random(0)
 
-    def handle(self, event: Event, now: float) -> list[Instruction]:  # noqa: ARG002  it has no deadlines
+    def handle(self, event: Event, _: float) -> list[Instruction]:
         if isinstance(event, Connected):
             self._connections.append(event.connection)
             return [Send((event.connection,), WELCOME)]

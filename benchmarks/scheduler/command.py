@@ -106,11 +106,8 @@ def scheduler(bed: SchedulerTestbed, hosts: int, more: int = 0) -> Iterator[tupl
     words = command("scheduler", {"data": bed.directory / "data", "listen": listen, "admin": admin})
     with programs.running("p2pd scheduler", words, admin, bed.directory / "log", neutral_environ()) as program:
         programs.wait_until_served(program, "/readyz", [200])
-        crowd = LoadHosts(listen, hosts)
-        try:
+        with _crowd(listen, hosts) as crowd:
             yield program.pid, crowd
-        finally:
-            crowd.leave()
 
 
 @contextmanager
@@ -121,11 +118,17 @@ def bare_scheduler(bed: SchedulerTestbed, hosts: int) -> Iterator[tuple[int, Loa
     words = [sys.executable, "-m", "benchmarks.scheduler.bare", listen]
     with programs.running("bare scheduler", words, listen, bed.directory / "bare-log") as program:
         programs.wait_until_served(program, "/", [426])
-        crowd = LoadHosts(listen, hosts)
-        try:
+        with _crowd(listen, hosts) as crowd:
             yield program.pid, crowd
-        finally:
-            crowd.leave()
+
+
+@contextmanager
+def _crowd(listen: str, hosts: int) -> Iterator[LoadHosts]:
+    crowd = LoadHosts(listen, hosts)
+    try:
+        yield crowd
+    finally:
+        crowd.leave()
 
 
 def blob(number: int) -> bytes:

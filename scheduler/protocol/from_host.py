@@ -52,7 +52,7 @@ class LeaseOutcome(IntEnum):
     """The host gives the lease back and has not failed: for example, it has the blob already."""
 
     @classmethod
-    def _missing_(cls, value: object) -> IntEnum:  # noqa: ARG003  # a value that a newer version has added
+    def _missing_(cls, _: object) -> IntEnum:  # a value that a newer version has added
         return cls.FAILED
 
 
@@ -66,7 +66,7 @@ class SpotResult(IntEnum):
     """The origin did not answer, or the host may not ask it."""
 
     @classmethod
-    def _missing_(cls, value: object) -> IntEnum:  # noqa: ARG003  # a value that a newer version has added
+    def _missing_(cls, _: object) -> IntEnum:  # a value that a newer version has added
         return cls.UNKNOWN
 
 
@@ -80,7 +80,7 @@ class PreheatState(IntEnum):
     """The host does not use the repository, and the order is for hosts that do."""
 
     @classmethod
-    def _missing_(cls, value: object) -> IntEnum:  # noqa: ARG003  # a value that a newer version has added
+    def _missing_(cls, _: object) -> IntEnum:  # a value that a newer version has added
         return cls.RUNNING
 
 
@@ -92,7 +92,7 @@ class Fault(IntEnum):
     FULL = 2
 
     @classmethod
-    def _missing_(cls, value: object) -> IntEnum:  # noqa: ARG003  # a value that a newer version has added
+    def _missing_(cls, _: object) -> IntEnum:  # a value that a newer version has added
         return cls.SLOW
 
 
