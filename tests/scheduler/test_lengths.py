@@ -8,10 +8,13 @@ from msgspec.structs import replace
 
 from scheduler.core.events import Connected, Received
 from scheduler.core.quarantine import QUARANTINE_S
+from scheduler.core.rng import Rng
 from scheduler.core.scheduler import Scheduler
+from scheduler.core.swarm import Swarm
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Announce, Holding
+from scheduler.protocol.geometry import piece_length
 from scheduler.protocol.to_host import Failed, Joined, Lease, Quarantined, Reset
 from tests.scheduler.messages_for_pull import JOIN, MIB, WITHIN, D, add, joined
 from tests.scheduler.playbook import SETTINGS, Playbook, hello
@@ -69,3 +72,11 @@ def test_whoever_says_that_it_holds_a_blob_in_another_length_than_its_bytes_have
     reason = f"said that it holds the blob, in another length (blob sha256:{digest.hex()})"
     play = play >> ("liar", Announce((Holding(digest, 100, complete=True),)))
     assert play << ("liar", Quarantined(reason, QUARANTINE_S)) << ("liar", Closing.QUARANTINED)
+
+
+def test_with_the_length_of_a_blob_that_of_its_pieces_is_forgotten() -> None:
+    swarm = Swarm(D, SETTINGS, Rng(1))
+    swarm.set_size(64 * MIB, piece_length(64 * MIB) // 2)
+    assert swarm.told_length == piece_length(64 * MIB) // 2
+    swarm.forget_size()
+    assert swarm.told_length == 0
