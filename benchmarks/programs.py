@@ -267,6 +267,17 @@ def libraries(directory: Path) -> Iterator[Program]:
 
 
 @contextmanager
+def bare_cache(directory: Path, origin: str) -> Iterator[Program]:
+    """A cache of the origin at HOST:PORT that decides nothing (`benchmarks.datapath.bare_cache`)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    words = (sys.executable, "-m", "benchmarks.datapath.bare_cache", str(port), origin, str(directory))
+    with running("bare cache", words, f"127.0.0.1:{port}", directory / "log", _environ()) as program:
+        wait_until_served(program, "/v2/", (http.HTTPStatus.OK,))
+        yield program
+
+
+@contextmanager
 def p2pd_scheduler(directory: Path, listen: str, more: Mapping[str, str | None]) -> Iterator[Program]:
     """`p2pd scheduler` with `more` flags, just started, with its CA in `directory`.
 

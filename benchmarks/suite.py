@@ -50,10 +50,10 @@ def _only(figures: Iterable[str]) -> tuple[str, ...]:
 ONLY_TRANSFER: Final = _only(name for name in transfer.COMMAND.figures if name not in transfer.ENCRYPTED_FIGURES)
 """All figures but those of encryption, which take as long as all others together."""
 
-ONLY_DATAPATH: Final = _only(name for name in datapath.COMMAND.figures if name in datapath.BARS)
-"""The figures that have bars: the others are cold pulls by further clients."""
+ONLY_DATAPATH: Final = _only(name for name in datapath.COMMAND.figures if name in {*datapath.BARS, *datapath.FLOORS})
+"""The figures that have bars, and their floors: the others are cold pulls by further clients."""
 
-ONLY_LIMITED: Final = _only(("cold_vs_direct", "cpu_s_per_gib.cold"))
+ONLY_LIMITED: Final = _only(("cold_vs_direct", "cpu_s_per_gib.cold", *datapath.FLOORS))
 """With a limited origin only the first has a bar."""
 
 ONLY_BACKGROUND: Final = _only(

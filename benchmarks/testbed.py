@@ -154,6 +154,16 @@ class Testbed:
             shutil.rmtree(directory, ignore_errors=True)
 
     @contextmanager
+    def bare_cache(self) -> Iterator[programs.Program]:
+        """A cache of the origin that decides nothing."""
+        directory = self.directory / "bare-cache"
+        try:
+            with programs.bare_cache(directory, self.origin.address) as program:
+                yield program
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @contextmanager
     def nginx(self) -> Iterator[programs.Program]:
         """An nginx over the origin's own files."""
         with programs.nginx(self.directory / "nginx", self.directory / ORIGIN_FILES) as program:

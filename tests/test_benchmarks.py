@@ -14,12 +14,15 @@ from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from rich.console import Console
 
 from benchmarks import __main__, load, procfs, programs, report
 from benchmarks.command import Command, Measure, UnmeasurableError, run_measures
+from benchmarks.datapath import bare_cache
 from benchmarks.datapath import command as datapath
 from benchmarks.namespaces import network
 from benchmarks.scheduler import command as scheduler
@@ -270,6 +273,19 @@ def served(tmp_path: Path) -> Iterator[tuple[str, load.BenchmarkBlob]]:
         server.server_close()
 
 
+@pytest.mark.parametrize("size_bytes", [1, 2 * bare_cache.BUFFERS * bare_cache.BUFFER_BYTES + 7])
+def test_a_bare_cache_gives_what_the_origin_has(
+    served: tuple[str, load.BenchmarkBlob], tmp_path: Path, size_bytes: int
+) -> None:
+    content = os.urandom(size_bytes)
+    (tmp_path / "v2").mkdir()
+    (tmp_path / "v2" / "blob").write_bytes(content)
+    with programs.bare_cache(tmp_path / "bare", urlsplit(served[0]).netloc) as program:
+        for _ in range(2):
+            with urlopen(f"http://{program.address}/v2/blob") as response:
+                assert response.read() == content
+
+
 def test_the_clients_receive_and_check(served: tuple[str, load.BenchmarkBlob], tmp_path: Path) -> None:
     url, blob = served
     assert load.first_byte_s(url, blob) > 0
@@ -355,11 +371,13 @@ def test_without_the_right_to_make_networks_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.real
 def test_the_command_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Against the real programs, with blobs too small for the figures to mean anything."""
-    names = ["rss_mib.idle", "warm_vs_nginx", "cold_vs_direct", "cold_vs_pull_through"]
+    names = ["rss_mib.idle", "warm_vs_nginx", "cold_vs_direct", "bare_cold_vs_direct", "cold_vs_pull_through"]
     shown = measure(tmp_path, *(word for name in names for word in ("--only", name)))
     assert set(shown["figures"]) == set(names)
     idle = shown["figures"]["rss_mib.idle"]
     assert 10 < idle["sides"]["libraries_mib"] < idle["value"]
+    cold, bare = shown["figures"]["cold_vs_direct"], shown["figures"]["bare_cold_vs_direct"]
+    assert bare["sides"]["direct_s"] == cold["sides"]["direct_s"]
 
 
 def measure(workdir: Path, *words: str) -> Any:

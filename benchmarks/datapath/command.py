@@ -47,7 +47,17 @@ BARS = {
 LIMITED_BARS = {bytes_per_s("1gbit"): Bar("<=", 1.02), bytes_per_s("5gbit"): Bar("<=", 1.1)}
 """The bars of `cold_vs_direct` by the rate of the origin's link."""
 
-LIMITED = ("cold_vs_direct", "cpu_s_per_gib.cold", "reread_share", "origin_goodput_share", "cold_vs_pull_through")
+FLOORS = ("bare_cold_vs_direct", "cpu_s_per_gib.bare")
+"""What a cache takes that decides nothing, measured in turns with cold pulls."""
+
+LIMITED = (
+    "cold_vs_direct",
+    "cpu_s_per_gib.cold",
+    "reread_share",
+    "origin_goodput_share",
+    *FLOORS,
+    "cold_vs_pull_through",
+)
 SMALL_BYTES = 2048
 SMALL_REQUESTS = 10_000
 REGISTRY_REQUESTS = 2_000
@@ -153,11 +163,15 @@ def warm(bed: Testbed) -> list[Figure]:
 
 
 def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
-    """A cold blob through p2pd against the same blob from the origin itself, by one client."""
+    """A cold blob through p2pd against the same blob from the origin itself, by one client.
+
+    Beside them it comes through a cache that decides nothing: what any that verifies what it holds would take.
+    """
 
     def run(bed: Testbed) -> list[Figure]:
-        direct_s, p2pd_s, cpu = [], [], []
-        with bed.p2pd() as p2pd:
+        direct_s, p2pd_s, bare_s, cpu, bare_cpu = [], [], [], [], []
+        size_gib = bed.size_bytes / GIB
+        with bed.p2pd() as p2pd, bed.bare_cache() as bare:
             for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
                 # Neither side shall wait for the origin's disk on a machine that cannot cache all blobs.
                 bed.read_at_origin(blob)
@@ -167,12 +181,17 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
                     cpu_before_s = cpu_s(p2pd.pid)
                     p2pd_s.append(client(p2pd.blob_url(blob), blob, bed.output))
                 p2pd.forget(blob)  # after this, no work of the pull is left
-                cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / (blob.size_bytes / GIB))
+                cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / size_gib)
+                with _quiet(bed.output, bed.size_bytes), Spent(bare.pid) as by_bare:
+                    bare_s.append(client(bare.blob_url(blob.digest), blob, bed.output))
+                bare_cpu.append(by_bare.s / size_gib)
             reread_bytes = programs.metric(p2pd.admin, programs.REREAD)
         figures = [
             _ratio(name, bed.origin_rate, p2pd_s=p2pd_s, direct_s=direct_s),
             figure("cpu_s_per_gib.cold", cpu[UNCOUNTED:], bed.origin_rate),
             figure("reread_share", [reread_bytes / (bed.size_bytes * len(cpu))], bed.origin_rate),
+            _ratio(f"bare_{name}", bed.origin_rate, bare_s=bare_s, direct_s=direct_s),
+            figure("cpu_s_per_gib.bare", bare_cpu[UNCOUNTED:], bed.origin_rate),
         ]
         if bed.origin_rate is not None:
             shares = [bed.size_bytes / seconds / bed.origin_rate for seconds in direct_s[UNCOUNTED:]]
@@ -308,7 +327,7 @@ COMMAND = Command(
         Measure(("small_vs_registry",), small_vs_registry),
         Measure(("warm_vs_nginx", "warm_cpu_vs_nginx", "cpu_s_per_gib.warm"), warm),
         Measure(
-            ("cold_vs_direct", "cpu_s_per_gib.cold", "reread_share", "origin_goodput_share"),
+            ("cold_vs_direct", "cpu_s_per_gib.cold", "reread_share", "origin_goodput_share", *FLOORS),
             cold("cold_vs_direct", load.curl_s),
         ),
         Measure(("cold_vs_direct_null",), cold("cold_vs_direct_null", to_null)),
