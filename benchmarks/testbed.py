@@ -169,12 +169,6 @@ class Testbed:
         with programs.nginx(self.directory / "nginx", self.directory / ORIGIN_FILES) as program:
             yield program
 
-    @contextmanager
-    def nginx_url(self, blob: BenchmarkBlob) -> Iterator[str]:
-        """The blob's URL at an nginx over the origin's own files."""
-        with self.nginx() as program:
-            yield stored_url(program, blob)
-
 
 def stored_url(nginx: programs.Program, blob: BenchmarkBlob) -> str:
     """The URL of a blob at an nginx over the origin's own files."""

@@ -3,8 +3,8 @@
 Rules:
 1. The time and the CPU seconds are from a client's request until the whole blob is verified and in the store. The
    client reads its bytes afterwards: the swarm is measured, and not the way to a client (`datapath`).
-2. The reference fetches the same blob, in pieces of the same length, from nginx (sendfile). Both transfer in turns, and
-   the samples are compared in pairs.
+2. The reference fetches the same blob, in pieces of the same length, from nginx (sendfile): one floor for the receiver,
+   and one for the sender. Both transfer in turns, and the samples are compared in pairs.
 3. The receiver's count of bytes by source shows that the origin sent nothing.
 4. What encryption costs is measured between pairs of hosts that do it in different ways, in turns (`encrypted`).
 """
@@ -32,9 +32,9 @@ from benchmarks.arguments import GIB
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.datapath.command import UNCOUNTED, add_arguments, open_testbed, settle
 from benchmarks.load import BenchmarkBlob
-from benchmarks.procfs import cpu_s
+from benchmarks.procfs import Spent, cpu_s
 from benchmarks.report import Bar, Figure, ratios
-from benchmarks.testbed import Subject, Testbed
+from benchmarks.testbed import Subject, Testbed, stored_url
 from p2pd.demo.process import command, neutral_environ
 from peer.errors import StoreBrokenError
 from peer.oci.digest import Digest
@@ -195,14 +195,16 @@ def transfer(bed: Testbed) -> list[Figure]:
     """p2pd and the bare reference, in turns."""
     [blob] = bed.blobs(1, bed.size_bytes)
     size_gib = blob.size_bytes / GIB
-    rates, limits, limit_cpu, sent_cpu, received_cpu = [], [], [], [], []
-    with pair(bed) as two, bed.nginx_url(blob) as nginx_url:
+    rates, limits, limit_cpu, limit_sent_cpu, sent_cpu, received_cpu = [], [], [], [], [], []
+    with pair(bed) as two, bed.nginx() as nginx:
         load.curl_s(two.sender.blob_url(blob), blob)  # now the sender holds it
         for _ in range(UNCOUNTED + bed.runs):
             settle(2 * blob.size_bytes)
-            seconds, cpu = limit_s(nginx_url, blob, bed.output)
+            with Spent(nginx.pid) as by_nginx:
+                seconds, cpu = limit_s(stored_url(nginx, blob), blob, bed.output)
             limits.append(size_gib / seconds)
             limit_cpu.append(cpu / size_gib)
+            limit_sent_cpu.append(by_nginx.s / size_gib)
             bed.output.unlink()
             settle(2 * blob.size_bytes)
             fetched = fetch(two, blob)
@@ -218,6 +220,7 @@ def transfer(bed: Testbed) -> list[Figure]:
         Figure("cpu_s_per_gib.sender", sent_cpu[UNCOUNTED:]),
         Figure("cpu_s_per_gib.receiver", received_cpu[UNCOUNTED:]),
         Figure("cpu_s_per_gib.limit", limit_cpu[UNCOUNTED:]),
+        Figure("cpu_s_per_gib.nginx", limit_sent_cpu[UNCOUNTED:]),
     ]
 
 
@@ -385,6 +388,7 @@ COMMAND = Command(
                 "cpu_s_per_gib.sender",
                 "cpu_s_per_gib.receiver",
                 "cpu_s_per_gib.limit",
+                "cpu_s_per_gib.nginx",
             ),
             transfer,
         ),
