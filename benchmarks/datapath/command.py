@@ -26,7 +26,7 @@ from benchmarks import load, programs
 from benchmarks.arguments import GIB, bytes_per_s, size
 from benchmarks.command import Command, Measure
 from benchmarks.load import BenchmarkBlob
-from benchmarks.procfs import PeakRss, Spent, cpu_s, settled_rss_mib
+from benchmarks.procfs import PeakRss, Spent, cpu_s, machine_cpu_s, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.testbed import Testbed, stored_url, testbed
 
@@ -47,8 +47,9 @@ BARS = {
 LIMITED_BARS = {bytes_per_s("1gbit"): Bar("<=", 1.02), bytes_per_s("5gbit"): Bar("<=", 1.1)}
 """The bars of `cold_vs_direct` by the rate of the origin's link."""
 
-FLOORS = ("bare_cold_vs_direct", "cpu_s_per_gib.bare")
-"""What a cache takes that decides nothing, measured in turns with cold pulls."""
+FLOORS = ("bare_cold_vs_direct", "cpu_s_per_gib.bare", "cores_busy")
+"""What a cache takes that decides nothing, in turns with cold pulls, and how busy the cores are during these: if they
+were busy all the time, a pull would take that share of its time."""
 
 LIMITED = (
     "cold_vs_direct",
@@ -169,7 +170,7 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
     """
 
     def run(bed: Testbed) -> list[Figure]:
-        direct_s, p2pd_s, bare_s, cpu, bare_cpu = [], [], [], [], []
+        direct_s, p2pd_s, bare_s, cpu, bare_cpu, busy = [], [], [], [], [], []
         size_gib = bed.size_bytes / GIB
         with bed.p2pd() as p2pd, bed.bare_cache() as bare:
             for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
@@ -178,8 +179,10 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
                 with _quiet(bed.output, bed.size_bytes):
                     direct_s.append(client(bed.origin.blob_url(blob.digest), blob, bed.output))
                 with _quiet(bed.output, bed.size_bytes):
-                    cpu_before_s = cpu_s(p2pd.pid)
+                    cpu_before_s, machine_before = cpu_s(p2pd.pid), machine_cpu_s()
                     p2pd_s.append(client(p2pd.blob_url(blob), blob, bed.output))
+                    busy_s, idle_s = (now - then for now, then in zip(machine_cpu_s(), machine_before, strict=True))
+                    busy.append(busy_s / (busy_s + idle_s))
                 p2pd.forget(blob)  # after this, no work of the pull is left
                 cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / size_gib)
                 with _quiet(bed.output, bed.size_bytes), Spent(bare.pid) as by_bare:
@@ -192,6 +195,7 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
             figure("reread_share", [reread_bytes / (bed.size_bytes * len(cpu))], bed.origin_rate),
             _ratio(f"bare_{name}", bed.origin_rate, bare_s=bare_s, direct_s=direct_s),
             figure("cpu_s_per_gib.bare", bare_cpu[UNCOUNTED:], bed.origin_rate),
+            figure("cores_busy", busy[UNCOUNTED:], bed.origin_rate),
         ]
         if bed.origin_rate is not None:
             shares = [bed.size_bytes / seconds / bed.origin_rate for seconds in direct_s[UNCOUNTED:]]
