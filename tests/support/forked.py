@@ -38,6 +38,7 @@ OF_THE_DAEMON: Final = ("P2PD_", "NOTIFY_SOCKET", "PYTEST_")
 _MESSAGE_BYTES: Final = 1 << 17
 _SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_MAKING: Final = threading.Lock()
 
 
 class ForkedProcess(DaemonProcess):
@@ -131,11 +132,16 @@ class _Forking:
 
 
 @cache
-def _forking() -> _Forking:
-    """One for each process that runs tests."""
+def _forking_once() -> _Forking:
     forking = _Forking()
     atexit.register(forking.close)
     return forking
+
+
+def _forking() -> _Forking:
+    """One for each process that runs tests, whichever of its threads asks first."""
+    with _MAKING:
+        return _forking_once()
 
 
 def _fork_for(requests: socket.socket) -> None:

@@ -1,0 +1,22 @@
+"""The process that forks daemons for the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FROM_TWO_THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+from tests.support.forked import _forking
+with ThreadPoolExecutor(2) as threads:
+    print(len({id(each) for each in threads.map(lambda _: _forking(), range(2))}))
+"""
+
+
+def test_there_is_one_though_two_threads_ask_at_once() -> None:
+    """Where there are two, a daemon can become the child of a process that does not wait for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_TWO_THREADS], cwd=Path(__file__).parents[2], capture_output=True, check=True
+    )
+    assert done.stdout == b"1\n"
