@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 FROM_TWO_THREADS = """
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from tests.support.forked import _forking
+together = threading.Barrier(2)
+def ask(_):
+    together.wait()
+    return id(_forking())
 with ThreadPoolExecutor(2) as threads:
-    print(len({id(each) for each in threads.map(lambda _: _forking(), range(2))}))
+    print(len({*threads.map(ask, range(2))}))
 """
 
 
