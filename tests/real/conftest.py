@@ -6,6 +6,7 @@ On a machine that is not suitable the tests are skipped and say why; where CI=tr
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.real import packages
 from tests.real.containerd import Containerd
 from tests.real.dockerd import BY_PROXY, Dockerd
 from tests.real.helm import Helm
-from tests.real.image import Image, real_image
+from tests.real.image import LIGHT, Image, real_image, small_image
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin, StartOrigin
 from tests.real.paths import new_directory, remove
@@ -33,6 +34,8 @@ _WORKPLACE: Final = pytest.StashKey[Path]()
 
 _TIMEOUT_S: Final = 1800
 """For one test with its fixtures: the first of a machine installs the programs and makes the image."""
+
+_LIGHT_BYTES: Final = 8 * 1024 * 1024
 
 _MEMORY_BYTES: Final = 8 * 1024 * 1024 * 1024
 """A workplace is in memory if this much is available. The largest takes 1.4 GiB, and there are three at once."""
@@ -111,6 +114,14 @@ def registry(workplace: Path, storage: Path, image: Image) -> Iterator[Registry]
         yield started
     finally:
         started.stop()
+
+
+@pytest.fixture(scope="session")
+def light_image(workplace: Path, registry: Registry) -> Image:
+    """An image of one layer of several pieces, in `registry`, too: for tests that are not about what is in an image."""
+    made = small_image(workplace, random.Random(1).randbytes(_LIGHT_BYTES))
+    registry.push(made, LIGHT)
+    return made
 
 
 @pytest.fixture

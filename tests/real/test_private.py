@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from peer.oci.manifest import ANY_MANIFEST
 from tests.real.dockerd import Dockerd
-from tests.real.image import Image, small_image
+from tests.real.image import LIGHT, Image
 from tests.real.node import Node
 from tests.real.origin import Origin, StartOrigin
 from tests.real.paths import new_directory
@@ -24,30 +22,18 @@ from tests.real.tokens import TokenServer
 from tests.real.web import Credentials, get
 from tests.support.client import Reply
 
-REPOSITORY: Final = "library/private"
-LAYER_BYTES: Final = 8 * 1024 * 1024
-"""It has several pieces. Whose it is does not depend on more."""
-
-
-@pytest.fixture(scope="module")
-def private_image(workplace: Path, registry: Registry) -> Image:
-    """In the session's registry, too."""
-    made = small_image(workplace, random.Random(1).randbytes(LAYER_BYTES))
-    registry.push(made, REPOSITORY)
-    return made
-
 
 @pytest.fixture(params=["basic", "token"])
 def origin(
-    request: pytest.FixtureRequest, place: Path, storage: Path, private_image: Image, start_origin: StartOrigin
+    request: pytest.FixtureRequest, place: Path, storage: Path, light_image: Image, start_origin: StartOrigin
 ) -> Iterator[Origin]:
-    """`private_image` in a registry that is for OWNER only."""
+    """`light_image` in a registry that is for OWNER only."""
     directory = new_directory(place)
     with ExitStack() as started:
         if request.param == "basic":
             settings = basic_auth(directory, OWNER)
         else:
-            tokens = TokenServer(directory, {OWNER: REPOSITORY})
+            tokens = TokenServer(directory, {OWNER: LIGHT})
             started.callback(tokens.stop)
             settings = token_auth(tokens)
         registry = Registry(directory, storage, settings)
@@ -56,36 +42,36 @@ def origin(
 
 
 def test_private_image_is_for_its_owner_only(
-    dockerd: Dockerd, skopeo: Skopeo, node: Node, origin: Origin, private_image: Image
+    dockerd: Dockerd, skopeo: Skopeo, node: Node, origin: Origin, light_image: Image
 ) -> None:
-    reference = f"{node.mirror}/docker.io/library/private:1"
+    reference = f"{node.mirror}/docker.io/library/light:1"
 
-    assert_closed_to_strangers(dockerd, skopeo, node, private_image)
-    dockerd.pull("private:1", OWNER)
-    assert dockerd.inspect("private:1")["Id"] == private_image.config.digest
+    assert_closed_to_strangers(dockerd, skopeo, node, light_image)
+    dockerd.pull("light:1", OWNER)
+    assert dockerd.inspect("light:1")["Id"] == light_image.config.digest
     dockerd.remove_images()
 
     origin.forget()
-    dockerd.pull("private:1", OWNER)
-    assert digests(skopeo.copy(reference, OWNER)) == private_image.digests
+    dockerd.pull("light:1", OWNER)
+    assert digests(skopeo.copy(reference, OWNER)) == light_image.digests
     assert origin.blob_requests() == []
     dockerd.remove_images()
 
-    assert all(node.cached(blob.digest) for blob in private_image.blobs)
-    assert_closed_to_strangers(dockerd, skopeo, node, private_image)
+    assert all(node.cached(blob.digest) for blob in light_image.blobs)
+    assert_closed_to_strangers(dockerd, skopeo, node, light_image)
 
 
 def assert_closed_to_strangers(dockerd: Dockerd, skopeo: Skopeo, node: Node, image: Image) -> None:
     """Nobody gets any of it without credentials or with wrong ones, nor its owner from another repository."""
     for who in (None, STRANGER):
         with pytest.raises(ProgramError):
-            dockerd.pull("private:1", who)
+            dockerd.pull("light:1", who)
         with pytest.raises(ProgramError):
-            skopeo.copy(f"{node.mirror}/docker.io/library/private:1", who)
+            skopeo.copy(f"{node.mirror}/docker.io/library/light:1", who)
         for content in contents(image):
-            assert_refused(ask(node, f"{REPOSITORY}/{content}", who))
-            assert_refused(ask(node, f"{REPOSITORY}/{content}?ns=docker.io", who))
-            assert_refused(ask(node, f"docker.io/{REPOSITORY}/{content}", who))
+            assert_refused(ask(node, f"{LIGHT}/{content}", who))
+            assert_refused(ask(node, f"{LIGHT}/{content}?ns=docker.io", who))
+            assert_refused(ask(node, f"docker.io/{LIGHT}/{content}", who))
     for content in contents(image):
         assert_refused(ask(node, f"library/other/{content}", OWNER))
 
