@@ -327,3 +327,8 @@ def versions() -> dict[str, str]:
             match = re.search(r"\d+(\.\d+)+[^\s,]*", done.stdout + done.stderr)
             found[name] = match[0] if match else "unknown"
     return found
+
+
+def available_bytes() -> int:
+    """The memory that programs may still take."""
+    return int(Path("/proc/meminfo").read_text(encoding="utf-8").partition("MemAvailable:")[2].split()[0]) * 1024

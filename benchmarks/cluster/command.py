@@ -222,8 +222,7 @@ def touch_memory(file: Path, size_bytes: int) -> None:
 
 def workdir(needed_bytes: int) -> Path | None:
     """The default directory of files: in memory, unless they would take more than half of its free space."""
-    available_bytes = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) * 1024
-    free_bytes = min(shutil.disk_usage(MEMORY).free, available_bytes) if MEMORY.is_dir() else 0
+    free_bytes = min(shutil.disk_usage(MEMORY).free, programs.available_bytes()) if MEMORY.is_dir() else 0
     return MEMORY if needed_bytes < free_bytes // 2 else None
 
 

@@ -28,6 +28,7 @@ from tests.real.packages import PATH
 from tests.real.paths import kept, new_directory
 
 REPOSITORY: Final = "library/app"
+LIGHT: Final = "library/light"
 TAG: Final = "1"
 WEIGHTS_BYTES: Final = 32 * 1024 * 1024
 
@@ -105,10 +106,10 @@ def _read(layout: Path) -> Image:
 
 
 def small_image(directory: Path, content: bytes) -> Image:
-    """An image for this platform that has one file, made now in a new directory below `directory`."""
+    """An image that has one file, made now in a new directory below `directory`."""
     workshop = new_directory(directory)
     layout = workshop / "layout"
-    _write_image(layout, [_one_file(workshop / "file.tar", "srv/content", content)], [_debian_architecture()])
+    _write_image(layout, [_one_file(workshop / "file.tar", "srv/content", content)])
     return _read(layout)
 
 
@@ -120,22 +121,22 @@ def _build(workshop: Path) -> Path:
         _one_file(workshop / "weights.tar", "srv/weights", _weights()),
         _one_file(workshop / "settings.tar", "etc/app.conf", b"greeting = hello\n"),
     ]
-    architecture = _debian_architecture()
     layout = workshop / "layout"
-    _write_image(layout, archives, [architecture, "s390x" if architecture != "s390x" else "amd64"])
+    _write_image(layout, archives)
     return layout
 
 
-def _write_image(directory: Path, archives: Sequence[Path], architectures: Sequence[str]) -> None:
-    """Write a layout with one image: a layer of each archive for the first platform, the last one for all others."""
+def _write_image(directory: Path, archives: Sequence[Path]) -> None:
+    """Write a layout with one image: a layer of each archive for this platform, the last one for another."""
     layout = LayoutWriter(directory)
     layers = [_write_layer(layout, archive) for archive in archives]
+    here = _debian_architecture()
     manifests = [
         as_json(
-            _write_manifest(layout, architecture, layers if architecture == architectures[0] else layers[-1:]),
+            _write_manifest(layout, architecture, layers if architecture == here else layers[-1:]),
             platform={"architecture": architecture, "os": "linux"},
         )
-        for architecture in architectures
+        for architecture in (here, "s390x" if here != "s390x" else "amd64")
     ]
     layout.name(layout.write_json(OCI_INDEX, image_index(manifests)), {REF_NAME: TAG})
 

@@ -77,7 +77,7 @@ def test_the_other_ways_are_measured_beside(programs: None, place: Path) -> None
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_whatever_ends_it_ends_its_programs(programs: None, place: Path, number: signal.Signals) -> None:
     """In the middle of the play, which takes half a minute."""
-    words = command(place, "--size", "64MiB", "--rate", "20mbit")
+    words = command(place, "--nodes", "2", "--size", "64MiB", "--rate", "20mbit")
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
             wait_until(lambda: any(place.glob("*/p2pd/*/data/blobs/*/*")), "clients have begun")

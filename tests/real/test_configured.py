@@ -21,7 +21,7 @@ from tests.real.skopeo import Skopeo, digests
 
 REGISTRY = "registry.invalid:5001"
 """No client can reach it but by way of p2pd: the name does not exist (RFC 2606)."""
-REFERENCE = f"{REGISTRY}/library/app:1"
+REFERENCE = f"{REGISTRY}/library/light:1"
 
 
 @pytest.fixture
@@ -38,18 +38,22 @@ def registries(place: Path, node: Node) -> str:
     return (root / "etc/containers/registries.conf.d/90-p2pd.conf").read_text()
 
 
-def test_podman_pulls_from_a_registry_with_a_port(place: Path, registries: str, origin: Origin, image: Image) -> None:
+def test_podman_pulls_from_a_registry_with_a_port(
+    place: Path, registries: str, origin: Origin, light_image: Image
+) -> None:
     podman = Podman(place, registries)
     podman.pull(REFERENCE)
-    assert f"sha256:{podman.inspect(REFERENCE)['Id']}" == image.config.digest
+    assert f"sha256:{podman.inspect(REFERENCE)['Id']}" == light_image.config.digest
     assert origin.blob_requests()
 
 
-def test_skopeo_copies_from_a_registry_with_a_port(place: Path, registries: str, image: Image) -> None:
-    assert digests(Skopeo(place, registries).copy(REFERENCE)) == image.digests
+def test_skopeo_copies_from_a_registry_with_a_port(place: Path, registries: str, light_image: Image) -> None:
+    assert digests(Skopeo(place, registries).copy(REFERENCE)) == light_image.digests
 
 
-def test_podman_of_a_user_reads_it_too(place: Path, node: Node, image: Image, request: pytest.FixtureRequest) -> None:
+def test_podman_of_a_user_reads_it_too(
+    place: Path, node: Node, light_image: Image, request: pytest.FixtureRequest
+) -> None:
     """In /etc; a user with a registries.conf of their own needs it beside that, as docs/configure.md says.
 
     skopeo finds the file as podman does, by the same library, and needs no ids for a user's containers.
@@ -67,21 +71,21 @@ def test_podman_of_a_user_reads_it_too(place: Path, node: Node, image: Image, re
         run(["unshare", "--mount", "sh", "-c", script], environment(home))
         return digests(home / name)
 
-    assert copy("etc") == image.digests
+    assert copy("etc") == light_image.digests
     (own := home / ".config/containers").mkdir(parents=True)
     (own / "registries.conf").touch()
     with pytest.raises(ProgramError, match=REGISTRY):
         copy("own")
     shutil.copytree(written / "registries.conf.d", own / "registries.conf.d")
-    assert copy("beside") == image.digests
+    assert copy("beside") == light_image.digests
 
 
 def test_containerd_asks_the_mirror_for_every_registry(
-    place: Path, node: Node, containerd: Containerd, origin: Origin, image: Image
+    place: Path, node: Node, containerd: Containerd, origin: Origin, light_image: Image
 ) -> None:
     root = configured(place / "machine", "containerd", node.mirror, wildcard=True)
     containerd.pull(REFERENCE, hosts=root / "etc/containerd/certs.d")
-    assert containerd.digests() == {image.index.digest, *image.digests}
+    assert containerd.digests() == {light_image.index.digest, *light_image.digests}
     assert origin.blob_requests()
 
 
@@ -102,11 +106,11 @@ location = "registry.invalid:5001/library"
 
 @pytest.mark.parametrize("runtime", ["podman", "crio"])
 def test_the_mirror_is_asked_first_among_an_operators_own(
-    place: Path, node: Node, runtime: str, origin: Origin, image: Image
+    place: Path, node: Node, runtime: str, origin: Origin, light_image: Image
 ) -> None:
     path = "/etc/containers/registries.conf"
     root = configured(place / "machine", runtime, node.mirror, upstreams=[REGISTRY], files={path: OPERATORS})
-    assert digests(Skopeo(place, (root / path.removeprefix("/")).read_text()).copy(REFERENCE)) == image.digests
+    assert digests(Skopeo(place, (root / path.removeprefix("/")).read_text()).copy(REFERENCE)) == light_image.digests
     assert origin.blob_requests()
 
 

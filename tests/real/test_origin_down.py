@@ -19,33 +19,33 @@ from tests.support.ports import free_port
 
 
 def test_stale_tag_is_served_without_the_registry_when_allowed(
-    dockerd: Dockerd, skopeo: Skopeo, start_node: StartNode, origin: Origin, image: Image
+    dockerd: Dockerd, skopeo: Skopeo, start_node: StartNode, origin: Origin, light_image: Image
 ) -> None:
     node = start_node(f"docker.io={origin.url}", tag_ttl_s="0", serve_stale_tags="true")
-    skopeo.copy(f"{node.mirror}/docker.io/library/app:1")
+    skopeo.copy(f"{node.mirror}/docker.io/library/light:1")
     origin.stop()
 
-    dockerd.pull("app:1")
-    assert dockerd.inspect("app:1")["Id"] == image.config.digest
-    copy = skopeo.copy(f"{node.mirror}/docker.io/library/app:1")
-    assert digests(copy) == image.digests
+    dockerd.pull("light:1")
+    assert dockerd.inspect("light:1")["Id"] == light_image.config.digest
+    copy = skopeo.copy(f"{node.mirror}/docker.io/library/light:1")
+    assert digests(copy) == light_image.digests
 
 
 def test_only_digests_are_served_without_the_registry(
-    dockerd: Dockerd, containerd: Containerd, skopeo: Skopeo, start_node: StartNode, origin: Origin, image: Image
+    dockerd: Dockerd, containerd: Containerd, skopeo: Skopeo, start_node: StartNode, origin: Origin, light_image: Image
 ) -> None:
     node = start_node(f"docker.io={origin.url}", tag_ttl_s="0")
-    skopeo.copy(f"{node.mirror}/docker.io/library/app:1")
+    skopeo.copy(f"{node.mirror}/docker.io/library/light:1")
     origin.stop()
 
     with pytest.raises(ProgramError):
-        dockerd.pull("app:1")
+        dockerd.pull("light:1")
     with pytest.raises(ProgramError):
-        containerd.pull("docker.io/library/app:1")
-    dockerd.pull(f"app@{image.index.digest}")
-    assert dockerd.inspect(f"app@{image.index.digest}")["Id"] == image.config.digest
-    containerd.pull(f"docker.io/library/app@{image.index.digest}")
-    assert containerd.digests() == {image.index.digest, *image.digests}
+        containerd.pull("docker.io/library/light:1")
+    dockerd.pull(f"light@{light_image.index.digest}")
+    assert dockerd.inspect(f"light@{light_image.index.digest}")["Id"] == light_image.config.digest
+    containerd.pull(f"docker.io/library/light@{light_image.index.digest}")
+    assert containerd.digests() == {light_image.index.digest, *light_image.digests}
 
 
 def test_node_that_restarts_without_the_registry_serves_what_it_holds(
@@ -62,11 +62,11 @@ def test_node_that_restarts_without_the_registry_serves_what_it_holds(
 
 
 def test_second_endpoint_is_used_when_the_first_refuses_connections(
-    dockerd: Dockerd, start_node: StartNode, origin: Origin, image: Image
+    dockerd: Dockerd, start_node: StartNode, origin: Origin, light_image: Image
 ) -> None:
     start_node(f"docker.io=http://127.0.0.1:{free_port()},{origin.url}")
-    dockerd.pull("app:1")
-    assert dockerd.inspect("app:1")["Id"] == image.config.digest
+    dockerd.pull("light:1")
+    assert dockerd.inspect("light:1")["Id"] == light_image.config.digest
 
 
 def test_second_endpoint_is_used_when_the_first_has_lost_its_registry(

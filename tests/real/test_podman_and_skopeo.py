@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from tests.real.image import Image
+from tests.real.image import LIGHT, REPOSITORY, Image
 from tests.real.node import Node
 from tests.real.origin import Origin
 from tests.real.podman import Podman
 from tests.real.skopeo import Skopeo, digests, mirrored, relocated
 
 
-@pytest.mark.parametrize("registries", [relocated, mirrored])
-def test_podman_pulls_cold_and_warm(
-    place: Path, node: Node, origin: Origin, image: Image, registries: Callable[[str], str]
-) -> None:
-    podman = Podman(place, registries(node.mirror))
+def test_podman_pulls_cold_and_warm(place: Path, node: Node, origin: Origin, image: Image) -> None:
+    assert_pulled_cold_and_warm(Podman(place, relocated(node.mirror)), REPOSITORY, image, origin)
+
+
+def test_podman_pulls_by_way_of_its_mirrors(place: Path, node: Node, origin: Origin, light_image: Image) -> None:
+    assert_pulled_cold_and_warm(Podman(place, mirrored(node.mirror)), LIGHT, light_image, origin)
+
+
+def assert_pulled_cold_and_warm(podman: Podman, repository: str, image: Image, origin: Origin) -> None:
+    reference = f"docker.io/{repository}:1"
     for turn in ("cold", "warm"):
-        podman.pull("docker.io/library/app:1")
-        found = podman.inspect("docker.io/library/app:1")
+        podman.pull(reference)
+        found = podman.inspect(reference)
         assert f"sha256:{found['Id']}" == image.config.digest
         assert found["RootFS"]["Layers"] == list(image.diff_ids)
         assert bool(origin.blob_requests()) == (turn == "cold")

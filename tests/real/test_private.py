@@ -10,7 +10,7 @@ import pytest
 
 from peer.oci.manifest import ANY_MANIFEST
 from tests.real.dockerd import Dockerd
-from tests.real.image import REPOSITORY, Image
+from tests.real.image import LIGHT, Image
 from tests.real.node import Node
 from tests.real.origin import Origin, StartOrigin
 from tests.real.paths import new_directory
@@ -24,14 +24,16 @@ from tests.support.client import Reply
 
 
 @pytest.fixture(params=["basic", "token"])
-def origin(request: pytest.FixtureRequest, place: Path, storage: Path, start_origin: StartOrigin) -> Iterator[Origin]:
-    """The session's image in a registry that is for OWNER only."""
+def origin(
+    request: pytest.FixtureRequest, place: Path, storage: Path, light_image: Image, start_origin: StartOrigin
+) -> Iterator[Origin]:
+    """`light_image` in a registry that is for OWNER only."""
     directory = new_directory(place)
     with ExitStack() as started:
         if request.param == "basic":
             settings = basic_auth(directory, OWNER)
         else:
-            tokens = TokenServer(directory, {OWNER: REPOSITORY})
+            tokens = TokenServer(directory, {OWNER: LIGHT})
             started.callback(tokens.stop)
             settings = token_auth(tokens)
         registry = Registry(directory, storage, settings)
@@ -40,36 +42,36 @@ def origin(request: pytest.FixtureRequest, place: Path, storage: Path, start_ori
 
 
 def test_private_image_is_for_its_owner_only(
-    dockerd: Dockerd, skopeo: Skopeo, node: Node, origin: Origin, image: Image
+    dockerd: Dockerd, skopeo: Skopeo, node: Node, origin: Origin, light_image: Image
 ) -> None:
-    reference = f"{node.mirror}/docker.io/library/app:1"
+    reference = f"{node.mirror}/docker.io/library/light:1"
 
-    assert_closed_to_strangers(dockerd, skopeo, node, image)
-    dockerd.pull("app:1", OWNER)
-    assert dockerd.inspect("app:1")["Id"] == image.config.digest
+    assert_closed_to_strangers(dockerd, skopeo, node, light_image)
+    dockerd.pull("light:1", OWNER)
+    assert dockerd.inspect("light:1")["Id"] == light_image.config.digest
     dockerd.remove_images()
 
     origin.forget()
-    dockerd.pull("app:1", OWNER)
-    assert digests(skopeo.copy(reference, OWNER)) == image.digests
+    dockerd.pull("light:1", OWNER)
+    assert digests(skopeo.copy(reference, OWNER)) == light_image.digests
     assert origin.blob_requests() == []
     dockerd.remove_images()
 
-    assert all(node.cached(blob.digest) for blob in image.blobs)
-    assert_closed_to_strangers(dockerd, skopeo, node, image)
+    assert all(node.cached(blob.digest) for blob in light_image.blobs)
+    assert_closed_to_strangers(dockerd, skopeo, node, light_image)
 
 
 def assert_closed_to_strangers(dockerd: Dockerd, skopeo: Skopeo, node: Node, image: Image) -> None:
     """Nobody gets any of it without credentials or with wrong ones, nor its owner from another repository."""
     for who in (None, STRANGER):
         with pytest.raises(ProgramError):
-            dockerd.pull("app:1", who)
+            dockerd.pull("light:1", who)
         with pytest.raises(ProgramError):
-            skopeo.copy(f"{node.mirror}/docker.io/library/app:1", who)
+            skopeo.copy(f"{node.mirror}/docker.io/library/light:1", who)
         for content in contents(image):
-            assert_refused(ask(node, f"{REPOSITORY}/{content}", who))
-            assert_refused(ask(node, f"{REPOSITORY}/{content}?ns=docker.io", who))
-            assert_refused(ask(node, f"docker.io/{REPOSITORY}/{content}", who))
+            assert_refused(ask(node, f"{LIGHT}/{content}", who))
+            assert_refused(ask(node, f"{LIGHT}/{content}?ns=docker.io", who))
+            assert_refused(ask(node, f"docker.io/{LIGHT}/{content}", who))
     for content in contents(image):
         assert_refused(ask(node, f"library/other/{content}", OWNER))
 
