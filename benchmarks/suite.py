@@ -50,10 +50,13 @@ def _only(figures: Iterable[str]) -> tuple[str, ...]:
 ONLY_TRANSFER: Final = _only(name for name in transfer.COMMAND.figures if name not in transfer.ENCRYPTED_FIGURES)
 """All figures but those of encryption, which take as long as all others together."""
 
-ONLY_DATAPATH: Final = _only(name for name in datapath.COMMAND.figures if name in {*datapath.BARS, *datapath.FLOORS})
-"""The figures that have bars, and their floors: the others are cold pulls by further clients."""
+ONLY_DATAPATH: Final = _only((*(name for name in datapath.COMMAND.figures if name in datapath.BARS), "cores_busy"))
+"""The figures that have bars, and how busy the cores are: the others are cold pulls by further clients."""
 
-ONLY_LIMITED: Final = _only(("cold_vs_direct", "cpu_s_per_gib.cold", *datapath.FLOORS))
+ONLY_FLOORS: Final = _only(datapath.FLOORS)
+"""Beside the cold pulls that miss their bars."""
+
+ONLY_LIMITED: Final = _only(("cold_vs_direct", "cpu_s_per_gib.cold"))
 """With a limited origin only the first has a bar."""
 
 ONLY_BACKGROUND: Final = _only(
@@ -67,9 +70,9 @@ GROWTH_BAR: Final = Bar("<=", 1.3)
 
 ALONE: Final = (
     ("transfer", "--size", "256MiB", *ONLY_TRANSFER),
-    ("datapath", "--size", "256MiB", *ONLY_DATAPATH),
+    ("datapath", "--size", "256MiB", *ONLY_DATAPATH, *ONLY_FLOORS),
     ("datapath", "--size", "256MiB", "--origin-rate", "1gbit", *ONLY_LIMITED),
-    ("datapath", "--size", "256MiB", "--origin-rate", "5gbit", *ONLY_LIMITED),
+    ("datapath", "--size", "256MiB", "--origin-rate", "5gbit", *ONLY_LIMITED, *ONLY_FLOORS),
     ("cluster", "--nodes", "16", "--rate", "100mbit", "--layers", "20", "--layer-size", "8MiB", *ONLY_SWARM),
     ("preheat",),
     ("preheat", "--origin-rate", "250mbit", "--only", "pull_during_preheat"),

@@ -376,8 +376,8 @@ def test_the_command_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert set(shown["figures"]) == set(names)
     idle = shown["figures"]["rss_mib.idle"]
     assert 10 < idle["sides"]["libraries_mib"] < idle["value"]
-    cold, bare = shown["figures"]["cold_vs_direct"], shown["figures"]["bare_cold_vs_direct"]
-    assert bare["sides"]["direct_s"] == cold["sides"]["direct_s"]
+    bare = shown["figures"]["bare_cold_vs_direct"]["sides"]
+    assert set(bare) == {"bare_s", "direct_s"}
 
 
 def measure(workdir: Path, *words: str) -> Any:
