@@ -19,7 +19,7 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.bounds import Bounds
 from scheduler.shell.server import SchedulerServer
 from tests.support.client import Reply, ask
-from tests.support.node import admin_headers, settings_for
+from tests.support.node import LOOK_S, admin_headers, settings_for
 from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
@@ -144,8 +144,8 @@ class Cluster:
         host = Host(at["mirror"], at["admin"], at["peer"], data, stack)
         if schedulers is None:
             async with asyncio.timeout(PATIENCE_S):
-                while not (await host.status())["swarm"]["scheduler_connected"]:
-                    pass
+                while not (await host.status())["swarm"]["scheduler_connected"]:  # noqa: ASYNC110 # only what it answers tells
+                    await asyncio.sleep(LOOK_S)
         return host
 
     async def add_many(self, count: int, **options: object) -> list[Host]:
@@ -182,7 +182,7 @@ async def until_true(holds: Callable[[], bool]) -> None:
     """Wait for what nothing tells of; each look lets the loop turn."""
     async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110 # there is no event to wait for
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(LOOK_S)
 
 
 async def together(replies: Sequence[Awaitable[Reply]]) -> list[Reply]:
