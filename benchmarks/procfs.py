@@ -57,6 +57,12 @@ def machine_cpu_s() -> tuple[float, float]:
     return (sum(ticks) - idle) / TICKS_PER_S, idle / TICKS_PER_S
 
 
+def busy_share(before: tuple[float, float]) -> float:
+    """How busy all cores together were since `machine_cpu_s` gave `before`."""
+    busy_s, idle_s = (now - then for now, then in zip(machine_cpu_s(), before, strict=True))
+    return busy_s / (busy_s + idle_s)
+
+
 def memory_mib(pid: int, key: str) -> float:
     """`VmRSS` or `VmHWM` (its highest value) of /proc/PID/status, which has them in KiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -50,7 +50,7 @@ def _only(figures: Iterable[str]) -> tuple[str, ...]:
 ONLY_TRANSFER: Final = _only(name for name in transfer.COMMAND.figures if name not in transfer.ENCRYPTED_FIGURES)
 """All figures but those of encryption, which take as long as all others together."""
 
-ONLY_DATAPATH: Final = _only((*(name for name in datapath.COMMAND.figures if name in datapath.BARS), "cores_busy"))
+ONLY_DATAPATH: Final = _only((*(name for name in datapath.COMMAND.figures if name in datapath.BARS), "cpu_share"))
 """The figures that have bars, and how busy the cores are: the others are cold pulls by further clients."""
 
 ONLY_FLOORS: Final = _only(datapath.FLOORS)

@@ -26,7 +26,7 @@ from benchmarks import load, programs
 from benchmarks.arguments import GIB, bytes_per_s, size
 from benchmarks.command import Command, Measure
 from benchmarks.load import BenchmarkBlob
-from benchmarks.procfs import PeakRss, Spent, cpu_s, machine_cpu_s, settled_rss_mib
+from benchmarks.procfs import PeakRss, Spent, busy_share, cpu_s, machine_cpu_s, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.testbed import Testbed, stored_url, testbed
 
@@ -55,7 +55,7 @@ LIMITED = (
     "cpu_s_per_gib.cold",
     "reread_share",
     "origin_goodput_share",
-    "cores_busy",
+    "cpu_share",
     *FLOORS,
     "cold_vs_pull_through",
 )
@@ -167,7 +167,7 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
     """A cold blob through p2pd against the same blob from the origin itself, by one client."""
 
     def run(bed: Testbed) -> list[Figure]:
-        direct_s, p2pd_s, cpu, busy = [], [], [], []
+        direct_s, p2pd_s, cpu, cpu_shares = [], [], [], []
         with bed.p2pd() as p2pd:
             for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
                 # Neither side shall wait for the origin's disk on a machine that cannot cache all blobs.
@@ -177,8 +177,7 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
                 with _quiet(bed.output, bed.size_bytes):
                     cpu_before_s, machine_before = cpu_s(p2pd.pid), machine_cpu_s()
                     p2pd_s.append(client(p2pd.blob_url(blob), blob, bed.output))
-                    busy_s, idle_s = (now - then for now, then in zip(machine_cpu_s(), machine_before, strict=True))
-                    busy.append(busy_s / (busy_s + idle_s))
+                    cpu_shares.append(busy_share(machine_before))
                 p2pd.forget(blob)  # after this, no work of the pull is left
                 cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / (blob.size_bytes / GIB))
             reread_bytes = programs.metric(p2pd.admin, programs.REREAD)
@@ -186,7 +185,7 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
             _ratio(name, bed.origin_rate, p2pd_s=p2pd_s, direct_s=direct_s),
             figure("cpu_s_per_gib.cold", cpu[UNCOUNTED:], bed.origin_rate),
             figure("reread_share", [reread_bytes / (bed.size_bytes * len(cpu))], bed.origin_rate),
-            figure("cores_busy", busy[UNCOUNTED:], bed.origin_rate),
+            figure("cpu_share", cpu_shares[UNCOUNTED:], bed.origin_rate),
         ]
         if bed.origin_rate is not None:
             shares = [bed.size_bytes / seconds / bed.origin_rate for seconds in direct_s[UNCOUNTED:]]
@@ -339,7 +338,7 @@ COMMAND = Command(
         Measure(("small_vs_registry",), small_vs_registry),
         Measure(("warm_vs_nginx", "warm_cpu_vs_nginx", "cpu_s_per_gib.warm"), warm),
         Measure(
-            ("cold_vs_direct", "cpu_s_per_gib.cold", "reread_share", "origin_goodput_share", "cores_busy"),
+            ("cold_vs_direct", "cpu_s_per_gib.cold", "reread_share", "origin_goodput_share", "cpu_share"),
             cold("cold_vs_direct", load.curl_s),
         ),
         Measure(FLOORS, bare_cold),

@@ -31,7 +31,7 @@ from benchmarks.cluster.image import Image, got_bytes, make_images, require_room
 from benchmarks.cluster.nodes import Setting, SwarmClients, setting
 from benchmarks.cluster.player import POLL_INTERVAL_S
 from benchmarks.command import Command, Measure, UnmeasurableError
-from benchmarks.procfs import machine_cpu_s
+from benchmarks.procfs import busy_share, machine_cpu_s
 from benchmarks.report import Bar, Figure, ratios
 from p2pd.admin.client import AdminClient
 from p2pd.config.values import parse_address
@@ -224,8 +224,7 @@ def beside(bed: PreheatTestbed) -> list[Figure]:
         alone_s.append(bed.alone_s(run))
         before = machine_cpu_s()
         during_s.append(bed.during_s(run))
-        busy_s, idle_s = (now - then for now, then in zip(machine_cpu_s(), before, strict=True))
-        cpu_shares.append(busy_s / (busy_s + idle_s))
+        cpu_shares.append(busy_share(before))
     sides = {"during_s": statistics.median(during_s), "alone_s": statistics.median(alone_s)}
     return [
         Figure("pull_during_preheat", ratios(during_s, alone_s), DURING_BAR, sides),
